@@ -1,0 +1,65 @@
+"""Reading and writing pictures.
+
+In memory a picture is RGB (or RGBA, or one channel), rows first, uint8 on disk and in tiles, float32 in [0, 1] where it
+is computed with. sRGB values are used as they are: no method here works in linear light.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from loupe.errors import InputError
+
+Pixels = NDArray[np.uint8]
+
+
+def read_image(path: Path) -> Pixels:
+    """The picture in a file that this project wrote (8-bit PNG or JPEG): (h, w, 3) RGB, (h, w, 4) RGBA or (h, w).
+
+    Photos of unknown origin go through `ingest_photos` first, which also turns them upright.
+    Raises `InputError` if the file is missing or broken.
+    """
+    try:
+        raw = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    picture = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if raw.size else None
+    if picture is None or picture.dtype != np.uint8:
+        raise InputError(f"{path}: not a complete 8-bit picture")
+    if picture.ndim == 2:
+        return np.asarray(picture, np.uint8)
+    code = cv2.COLOR_BGRA2RGBA if picture.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(picture, code), np.uint8)
+
+
+def write_image(path: Path, picture: Pixels, quality: int | None = None) -> None:
+    """Write (h, w, 3), (h, w, 4) or (h, w) uint8 or uint16 as the suffix says; `quality` is for JPEG (0 to 100).
+
+    The file appears whole or not at all: it is written beside its place and renamed.
+    """
+    ordered = picture
+    if picture.ndim == 3:
+        ordered = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    encoded = cv2.imencode(path.suffix, ordered, options)[1]
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(encoded.tobytes())
+    os.replace(unfinished, path)
+
+
+def shrink(picture: Pixels, factor: int) -> Pixels:
+    """(h, w, c) averaged over `factor` x `factor` areas; h and w must be multiples of `factor`."""
+    height, width = picture.shape[:2]
+    if height % factor or width % factor:
+        raise ValueError(f"{width}x{height} is no multiple of {factor}")
+    return np.asarray(cv2.resize(picture, (width // factor, height // factor), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def to_uint8(picture: NDArray[np.floating]) -> Pixels:
+    """Values in [0, 1] (clipped) as rounded uint8."""
+    return np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, np.uint8)

@@ -1,0 +1,84 @@
+"""What every method is to the rest of loupe: the protocol that `loupe.training.fit` and the steps talk to.
+
+A method is one object that lives through one phase ("encoder" or "joint") of one trial. It owns its parameters and knows
+how to make a batch, its losses and a picture; it does not own the loop, the clock, the disk or the log.
+
+Exact resume rests on two rules. A batch depends on the seed, the segment, the step and saved state alone: all randomness
+comes from the `generator` handed in, which the loop seeds anew for every step. And everything that a method changes
+while it trains is in `state()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import torch
+
+from loupe.camera import Camera
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+Phase = Literal["encoder", "joint"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a phase with a fixed set of parameters: `name`, unique in its phase, and its number of `steps`."""
+
+    name: str
+    steps: int
+
+
+class Picture(NamedTuple):
+    """A rendered view: `colour` (h, w, 3) in [0, 1], `depth` (h, w) as z-depth in world units, `opacity` (h, w)."""
+
+    colour: Float[Tensor, "h w 3"]
+    depth: Float[Tensor, "h w"]
+    opacity: Float[Tensor, "h w"]
+
+
+class Window(NamedTuple):
+    """A rectangle of a camera's pixels: top-left pixel (x, y), width and height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Method(Protocol):
+    """One published method in one phase of one trial."""
+
+    def segments(self) -> Sequence[Segment]:
+        """The stretches that this phase's training runs through, in order."""
+
+    def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
+        """A fresh optimiser per parameter group. Asked at a segment's start, and again whenever `after_step` was True."""
+
+    def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
+        """For each group, the factor on its optimiser's initial learning rates at this step of the segment."""
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> Any:
+        """What `losses` needs for this step: a function of saved state, segment, step and generator (on the CPU)."""
+
+    def losses(self, batch: Any, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        """{group: {term: weighted scalar}}. A group's sum is differentiated for that group's parameters alone."""
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        """Refresh masks, grow grids ... after the optimisers stepped. True: parameters were replaced."""
+
+    def progress(self) -> Mapping[str, float]:
+        """Numbers worth showing beside the losses (PSNR of the last batch, samples a ray, occupied share ...)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training has changed, by name, including tensors whose shape changes."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave, whatever shapes stood here before."""
+
+    def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
+        """The view of `camera` at `time` (0 to 1; ignored by static methods), or of its `window` alone."""

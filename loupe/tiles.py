@@ -1,0 +1,87 @@
+"""Training pixels on disk: decoded once, read at random through the page cache.
+
+A folder holds, for each level (`full`, `low`), one flat uint8 file of all views' RGB rows one after another, and
+`tiles.json`, which says where each view starts and how large it is. A level is read as `np.memmap`, so memory holds only
+the pages in use. Low is the area average of full.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loupe.errors import InputError
+from loupe.images import Pixels, shrink
+from loupe.scene import Level
+
+LEVELS: tuple[Level, Level] = ("full", "low")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a view lies in a level's file: first byte, and its height and width in pixels."""
+
+    offset: int
+    height: int
+    width: int
+
+
+class Tiles:
+    """The cut pixels of a scene."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open what `write_tiles` wrote; raises `InputError` if it is missing or files and table disagree."""
+        try:
+            content = json.loads((folder / "tiles.json").read_text(encoding="utf8"))
+        except FileNotFoundError:
+            raise InputError(f"{folder / 'tiles.json'}: no such file; run cut_tiles first") from None
+        self.ratio: int = content["ratio"]
+        self._entries: dict[Level, dict[str, Entry]] = {}
+        self._pixels: dict[Level, NDArray[np.uint8]] = {}
+        for level in LEVELS:
+            self._entries[level] = {name: Entry(*values) for name, values in content[level].items()}
+            path = folder / f"{level}.u8"
+            size = sum(entry.height * entry.width * 3 for entry in self._entries[level].values())
+            if not path.is_file() or path.stat().st_size != size:
+                raise InputError(f"{path}: expected {size} bytes; run cut_tiles again")
+            self._pixels[level] = np.memmap(path, np.uint8, "r")
+
+    @property
+    def names(self) -> list[str]:
+        """The views, in the scene's order."""
+        return list(self._entries["full"])
+
+    def image(self, name: str, level: Level) -> Pixels:
+        """The view's pixels (h, w, 3), mapped, not read."""
+        if name not in self._entries[level]:
+            raise InputError(f"view {name!r} is not in the tiles")
+        entry = self._entries[level][name]
+        size = entry.height * entry.width * 3
+        return self._pixels[level][entry.offset : entry.offset + size].reshape(entry.height, entry.width, 3)
+
+
+def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int) -> None:
+    """Cut `pictures` (name, RGB (h, w, 3)) into `folder`, which exists; sizes are trimmed to multiples of `ratio`.
+
+    Pictures are taken one at a time: memory holds one.
+    """
+    table: dict[Level, dict[str, list[int]]] = {level: {} for level in LEVELS}
+    offsets = dict.fromkeys(LEVELS, 0)
+    with open(folder / "full.u8", "wb") as full_file, open(folder / "low.u8", "wb") as low_file:
+        for name, picture in pictures:
+            height, width = (side // ratio * ratio for side in picture.shape[:2])
+            full = np.ascontiguousarray(picture[:height, :width])
+            for level, pixels, file in (("full", full, full_file), ("low", shrink(full, ratio), low_file)):
+                table[level][name] = [offsets[level], *pixels.shape[:2]]
+                offsets[level] += file.write(pixels.tobytes())
+        for file in (full_file, low_file):
+            file.flush()
+            os.fsync(file.fileno())
+    content: Mapping[str, object] = {"ratio": ratio, **table}
+    (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
