@@ -35,8 +35,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(None, None, "aliases are not allowed", event.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "aliases are not allowed", self.get_mark())
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -71,7 +70,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_section(model: type[Section], content: Any, where: str) -> Section:
-    """`content` as a `model`; `where` (file and key) opens the message of the `InputError` raised if it does not fit."""
+    """`content` as a `model`; if it does not fit, an `InputError` whose message opens with `where` (file and key)."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

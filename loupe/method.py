@@ -1,11 +1,11 @@
 """What every method is to the rest of loupe: the protocol that `loupe.training.fit` and the steps talk to.
 
-A method is one object that lives through one phase ("encoder" or "joint") of one trial. It owns its parameters and knows
-how to make a batch, its losses and a picture; it does not own the loop, the clock, the disk or the log.
+A method is one object that lives through one phase ("encoder" or "joint") of one trial. It owns its parameters and
+knows how to make a batch, its losses and a picture; it does not own the loop, the clock, the disk or the log.
 
-Exact resume rests on two rules. A batch depends on the seed, the segment, the step and saved state alone: all randomness
-comes from the `generator` handed in, which the loop seeds anew for every step. And everything that a method changes
-while it trains is in `state()`.
+Exact resume rests on two rules. A batch depends on the seed, the segment, the step and saved state alone: all
+randomness comes from the `generator` handed in, which the loop seeds anew for every step. And everything that a method
+changes while it trains is in `state()`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Method(Protocol):
         """The stretches that this phase's training runs through, in order."""
 
     def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
-        """A fresh optimiser per parameter group. Asked at a segment's start, and again whenever `after_step` was True."""
+        """A fresh optimiser per parameter group, for a segment's start and whenever `after_step` was True."""
 
     def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
         """For each group, the factor on its optimiser's initial learning rates at this step of the segment."""

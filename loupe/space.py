@@ -4,8 +4,9 @@ A *bounded* space is an axis-aligned box of the world. A *forward* space serves 
 way: the frustum in front of the mean camera, from `near` to infinity, becomes a box by the projective map of NeRF
 (Mildenhall et al. 2020, appendix C; here with z forward), under which a straight ray stays straight.
 
-Both hand out *unit coordinates*: the box is [0, 1]^3. Along a ray, `t` is the distance in world units in a bounded space;
-in a forward space it is 1 - near / Z, Z being the z-depth seen from the mean camera: 0 at the near plane, 1 at infinity.
+Both hand out *unit coordinates*: the box is [0, 1]^3. Along a ray, `t` is the distance in world units in a bounded
+space; in a forward space it is 1 - near / Z, Z being the z-depth seen from the mean camera: 0 at the near plane, 1 at
+infinity.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class Space:
         """Read what `save` wrote; raises `InputError` if it is missing or unusable."""
         try:
             values = json.loads(path.read_text(encoding="utf8"))
-            rows = tuple(tuple(row) for row in values.pop("mean_from_world"))
-            return cls(mean_from_world=rows, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            values["mean_from_world"] = tuple(tuple(row) for row in values["mean_from_world"])
+            return cls(**values | {key: tuple(values[key]) for key in ("low", "high", "focal")})
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; run carve_space first") from None
         except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -1,15 +1,15 @@
 """Training pixels on disk: decoded once, read at random through the page cache.
 
 A folder holds, for each level (`full`, `low`), one flat uint8 file of all views' RGB rows one after another, and
-`tiles.json`, which says where each view starts and how large it is. A level is read as `np.memmap`, so memory holds only
-the pages in use. Low is the area average of full.
+`tiles.json`, which says where each view starts and how large it is. A level is read as `np.memmap`, so memory holds
+only the pages in use. Low is the area average of full.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +77,11 @@ def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int
         for name, picture in pictures:
             height, width = (side // ratio * ratio for side in picture.shape[:2])
             full = np.ascontiguousarray(picture[:height, :width])
-            for level, pixels, file in (("full", full, full_file), ("low", shrink(full, ratio), low_file)):
+            for level, pixels, file in zip(LEVELS, (full, shrink(full, ratio)), (full_file, low_file), strict=True):
                 table[level][name] = [offsets[level], *pixels.shape[:2]]
                 offsets[level] += file.write(pixels.tobytes())
         for file in (full_file, low_file):
             file.flush()
             os.fsync(file.fileno())
-    content: Mapping[str, object] = {"ratio": ratio, **table}
+    content = {"ratio": ratio, "full": table["full"], "low": table["low"]}
     (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
