@@ -1,0 +1,317 @@
+"""Photos of unknown origin -> upright 8-bit RGB pictures that the rest of loupe can trust, and a table of them.
+
+Pixels are taken as sRGB whatever colour profile a photo names. What was taken, what was left out and why stands in
+`photos.json`; the capture itself is only read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import struct
+import unicodedata
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+
+from loupe.config import Config
+from loupe.errors import InputError
+from loupe.images import Pixels, shrink, write_image
+
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP")
+MIN_PHOTOS = 3
+MAX_PIXELS = 200_000_000
+# Camera raw files open as TIFF, but what opens is their thumbnail.
+_FOREIGN = {"heic", "heif", "avif", "jxl", "gif", "bmp", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"}
+_PICTURE = {"jpg", "jpeg", "mpo", "png", "tif", "tiff", "webp"} | _FOREIGN
+_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
+_STEM = re.compile(r"\w[\w .,()+@=-]{0,119}")
+_DIAGONAL_35MM = math.hypot(36, 24)
+_THUMBNAIL = 512
+
+# Pillow reads the size from the header and refuses more than twice this before it decodes.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+
+
+class IngestConfig(Config):
+    """Section `ingest` of a capture: `shrink` photos by this whole factor, averaging areas; that is the input scale."""
+
+    shrink: int = Field(1, ge=1, le=64)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One ingested photo.
+
+    Attributes:
+        name: the photo's file name without suffix; the view's name.
+        file: the picture, relative to the folder of `photos.json`.
+        width, height: its size.
+        source_width, source_height: the upright photo's size before shrinking.
+        shrink: the factor between them; rows and columns beyond a multiple of it were cut off at the end.
+        focal: focal length in pixels of the picture, from the EXIF 35 mm equivalent, or None.
+        camera: make and model from EXIF, or "".
+        sharpness: variance of the Laplacian at 512 pixels on the long side, grey levels in [0, 1]; low is blurred.
+        exposure: mean grey level, 0 to 1.
+        mask: foreground mask made of the photo's alpha channel, relative as `file`, or None.
+    """
+
+    name: str
+    file: str
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    shrink: int
+    focal: float | None
+    camera: str
+    sharpness: float
+    exposure: float
+    mask: str | None = None
+
+
+class Ingested(NamedTuple):
+    """What `ingest` made: the `photos`, the files `left_out` with the reason, and a `contact_sheet`."""
+
+    photos: list[Photo]
+    left_out: dict[str, str]
+    contact_sheet: Pixels
+
+
+class _Unusable(Exception):
+    """Why one photo is left out."""
+
+
+class _Decoded(NamedTuple):
+    pixels: Pixels
+    alpha: Pixels | None
+    focal: float | None
+    camera: str
+    unchanged: bool
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """The files of `folder` that are photos by content or by suffix, in name order; hidden files are none.
+
+    Raises:
+        InputError: a link leaves the folder, or a name could not safely become a view's name.
+    """
+    root = folder.resolve()
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or not (_suffix(path) in _PICTURE or _has_magic(path)):
+            continue
+        if not path.resolve().is_relative_to(root):
+            raise InputError(f"{path}: the link leaves the capture; put the photo itself there")
+        if not _STEM.fullmatch(path.stem):
+            raise InputError(f"{str(path)!r}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
+        found.append(path)
+    return found
+
+
+def ingest(files: Sequence[Path], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
+    """Turn photos into upright 8-bit RGB pictures in `out`, which exists, one at a time, and write `photos.json`.
+
+    A JPEG or PNG in which nothing has to change is copied byte for byte; anything else becomes a PNG. An alpha channel
+    becomes a mask. A photo that cannot be used is left out and named.
+
+    Raises:
+        InputError: two photos share a name but for case or suffix, or fewer than three are usable.
+    """
+    _refuse_clashes(files)
+    photos, left_out, thumbnails = [], {}, []
+    for path in files:
+        try:
+            decoded = _decode(path)
+            photo, thumbnail = _store(path, decoded, config.shrink, out)
+        except _Unusable as reason:
+            left_out[path.name] = str(reason)
+            say(f"{path.name} left out: {reason}")
+            continue
+        photos.append(photo)
+        thumbnails.append(thumbnail)
+    if len(photos) < MIN_PHOTOS:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
+        raise InputError(f"{len(photos)} of {len(files)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+    content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
+    (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    _name_blurred(photos, say)
+    return Ingested(photos, left_out, _contact_sheet(thumbnails))
+
+
+def read_photos(folder: Path) -> list[Photo]:
+    """The photos that `ingest` put into `folder`; raises `InputError` if it has not."""
+    path = folder / "photos.json"
+    try:
+        return [Photo(**values) for values in json.loads(path.read_text(encoding="utf8"))["photos"]]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run ingest_photos first") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a table of photos ({error!r})") from None
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix[1:].lower()
+
+
+def _has_magic(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return _MAGIC.match(file.read(16)) is not None
+
+
+def _refuse_clashes(files: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in files:
+        if _suffix(path) in _FOREIGN:  # often beside its own JPEG, and left out anyway
+            continue
+        key = unicodedata.normalize("NFC", path.stem).casefold()
+        if key in seen:
+            raise InputError(f"{path.parent}: {seen[key].name!r} and {path.name!r} would be the same view; rename one")
+        seen[key] = path
+
+
+def _decode(path: Path) -> _Decoded:
+    """The upright pixels of a photo; raises `_Unusable`."""
+    if path.stat().st_size == 0:
+        raise _Unusable("empty file")
+    if _suffix(path) in _FOREIGN:
+        raise _Unusable(f".{_suffix(path)} is not read here; convert it to JPEG, PNG or TIFF")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes that are allowed here and of odd EXIF
+            return _decode_open(path)
+    except Image.DecompressionBombError:
+        raise _Unusable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
+    except UnidentifiedImageError:
+        raise _Unusable("not a JPEG, PNG, TIFF or WebP picture") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
+        raise _Unusable(f"broken: {error}") from None
+
+
+def _decode_open(path: Path) -> _Decoded:
+    with Image.open(path, formats=FORMATS) as photo:
+        if photo.format != "MPO" and getattr(photo, "n_frames", 1) > 1:
+            raise _Unusable(f"holds {photo.n_frames} pictures; save the one that is meant")  # type: ignore[attr-defined]
+        photo.load()
+        exif = photo.getexif()
+        upright = ImageOps.exif_transpose(photo)
+        pixels, alpha = _to_rgb(upright)
+        unchanged = (
+            photo.mode == "RGB"
+            and alpha is None
+            and exif.get(ExifTags.Base.Orientation, 1) not in range(2, 9)
+            and (photo.format in ("JPEG", "MPO") or _is_plain_png(path))
+        )
+        return _Decoded(pixels, alpha, _focal(exif, *upright.size), _camera(exif), unchanged)
+
+
+def _is_plain_png(path: Path) -> bool:
+    """Whether the file is a PNG of 8-bit RGB (bit depth and colour type of its IHDR chunk)."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    return header.startswith(b"\x89PNG") and header[24:26] == b"\x08\x02"
+
+
+def _to_rgb(photo: Image.Image) -> tuple[Pixels, Pixels | None]:
+    """(h, w, 3) and, where some pixel is not opaque, the alpha (h, w)."""
+    if photo.mode.startswith("I;16"):
+        grey = np.asarray(photo).astype(np.uint32)
+        return cv2.cvtColor(((grey + 128) // 257).astype(np.uint8), cv2.COLOR_GRAY2RGB).astype(np.uint8), None
+    if photo.mode in ("I", "F"):
+        raise _Unusable("32 bits a pixel; save it with 8 or 16")
+    if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
+        both = np.asarray(photo.convert("RGBA"))
+        alpha = np.ascontiguousarray(both[..., 3])
+        return np.ascontiguousarray(both[..., :3]), None if alpha.min() == 255 else alpha
+    return np.asarray(photo.convert("RGB")), None
+
+
+def _focal(exif: Image.Exif, width: int, height: int) -> float | None:
+    """Pixels, from the 35 mm equivalent, which compares diagonals (CIPA DCG-001)."""
+    equivalent = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
+    try:
+        millimetres = float(equivalent)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return millimetres / _DIAGONAL_35MM * math.hypot(width, height) if 1 <= millimetres <= 2000 else None
+
+
+def _camera(exif: Image.Exif) -> str:
+    words = [str(exif.get(key, "")) for key in (ExifTags.Base.Make, ExifTags.Base.Model)]
+    return " ".join("".join(c for c in " ".join(words) if c.isprintable()).split())[:80]
+
+
+def _store(path: Path, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
+    """Write the picture and its mask; returns the table's row and a thumbnail."""
+    source_height, source_width = decoded.pixels.shape[:2]
+    if min(source_height, source_width) < factor:
+        raise _Unusable(f"{source_width}x{source_height} pixels cannot be shrunk by {factor}")
+    pixels = _shrunk(decoded.pixels, factor)
+    if decoded.unchanged and factor == 1:
+        file = path.stem + (".png" if _is_plain_png(path) else ".jpg")
+        shutil.copyfile(path, out / file)
+    else:
+        file = path.stem + ".png"
+        write_image(out / file, pixels)
+    mask = None
+    if decoded.alpha is not None:
+        mask = f"masks/{path.stem}.png"
+        (out / "masks").mkdir(exist_ok=True)
+        write_image(out / mask, _shrunk(decoded.alpha, factor))
+    small = _fit(pixels, _THUMBNAIL)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    photo = Photo(
+        name=path.stem,
+        file=file,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        source_width=source_width,
+        source_height=source_height,
+        shrink=factor,
+        focal=None if decoded.focal is None else round(decoded.focal / factor, 3),
+        camera=decoded.camera,
+        sharpness=round(float(cv2.Laplacian(grey, cv2.CV_32F).var()), 6),
+        exposure=round(float(grey.mean()), 4),
+        mask=mask,
+    )
+    return photo, _fit(small, 160)
+
+
+def _shrunk(pixels: Pixels, factor: int) -> Pixels:
+    height, width = (side // factor * factor for side in pixels.shape[:2])
+    return pixels if factor == 1 else shrink(pixels[:height, :width], factor)
+
+
+def _fit(pixels: Pixels, side: int) -> Pixels:
+    """Resampled by area to `side` pixels on the long side."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _name_blurred(photos: Sequence[Photo], say: Callable[[str], None]) -> None:
+    usual = float(np.median([photo.sharpness for photo in photos]))
+    for photo in photos:
+        if photo.sharpness < 0.25 * usual:
+            say(f"{photo.name} looks blurred: sharpness {photo.sharpness:.2g}, the median is {usual:.2g}")
+
+
+def _contact_sheet(thumbnails: Sequence[Pixels], columns: int = 6) -> Pixels:
+    """All thumbnails in rows, on grey."""
+    cell = 168
+    rows = -(-len(thumbnails) // columns)
+    sheet = np.full((rows * cell, min(columns, len(thumbnails)) * cell, 3), 128, np.uint8)
+    for place, picture in enumerate(thumbnails):
+        y, x = place // columns * cell + 4, place % columns * cell + 4
+        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return sheet
