@@ -1,0 +1,5 @@
+from toy import run
+
+VERSION = 1
+
+run("ingest_photos", VERSION)
