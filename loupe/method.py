@@ -1,4 +1,4 @@
-"""What every method is to the rest of loupe: the protocol that `loupe.training.fit` and the steps talk to.
+"""What every method is to the rest of loupe: the protocols that `loupe.training.fit` (`Trainee`) and the steps talk to.
 
 A method is one object that lives through one phase ("encoder" or "joint") of one trial. It owns its parameters and
 knows how to make a batch, its losses and a picture; it does not own the loop, the clock, the disk or the log.
@@ -50,8 +50,8 @@ class Window(NamedTuple):
     height: int
 
 
-class Method(Protocol):
-    """One published method in one phase of one trial."""
+class Trainee(Protocol):
+    """Whatever `loupe.training.fit` can train."""
 
     def segments(self) -> Sequence[Segment]:
         """The stretches that this phase's training runs through, in order."""
@@ -79,6 +79,10 @@ class Method(Protocol):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave, whatever shapes stood here before."""
+
+
+class Method(Trainee, Protocol):
+    """One published method in one phase of one trial."""
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera` at `time` (0 to 1; ignored by static methods), or of its `window` alone."""
