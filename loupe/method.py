@@ -22,7 +22,29 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from loupe.occupancy import Occupancy
+    from loupe.scene import Scene
+    from loupe.space import Space
+    from loupe.tiles import Tiles
+
 Phase = Literal["encoder", "joint"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a method works on.
+
+    Attributes:
+        scene, space, occupancy: products of the steps before; `occupancy` says where in the space something may be.
+        tiles: the training pixels; None where nothing is trained (rendering).
+        device: where the method keeps its tensors.
+    """
+
+    scene: Scene
+    space: Space
+    occupancy: Occupancy
+    tiles: Tiles | None = None
+    device: torch.device | str = "cpu"
 
 
 @dataclass(frozen=True)
