@@ -1,6 +1,6 @@
 """One's own photos in one command: name the capture, write its YAML, check the machine, run, say where the report is.
 
-    python workflow/run_photos.py FOLDER [--name NAME] [--recipe RECIPE]
+python workflow/run_photos.py FOLDER [--name NAME] [--recipe RECIPE]
 """
 
 from __future__ import annotations
@@ -82,14 +82,18 @@ def check_machine(photos: Path) -> None:
         raise InputError(f"{photos}: holds no files")
     need, free = size * DISK_PER_PHOTO_BYTE, shutil.disk_usage(".").free
     if need > free:
-        raise InputError(f"disk: about {need / 1e9:.0f} GB are needed for these photos, {free / 1e9:.0f} GB are free here")
+        raise InputError(
+            f"disk: about {need / 1e9:.0f} GB are needed for these photos, {free / 1e9:.0f} GB are free here"
+        )
     memory = psutil.virtual_memory().available / 1e9
     if memory < MEMORY_GB:
         raise InputError(f"memory: a step takes up to {MEMORY_GB} GB, {memory:.1f} GB are free; close other programs")
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU computes"
-    print(f"run: {size / 1e6:.0f} MB of photos, {free / 1e9:.0f} GB of disk and {memory:.0f} GB of memory free; {device}")
+    print(
+        f"run: {size / 1e6:.0f} MB of photos, {free / 1e9:.0f} GB of disk and {memory:.0f} GB of memory free; {device}"
+    )
 
 
 def link_capture(photos: Path, name: str) -> None:
