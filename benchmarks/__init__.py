@@ -1,0 +1,1 @@
+"""Speed and memory, printed: `python -m benchmarks [NAME ...]`. Each module is one benchmark with a `main()`."""
