@@ -106,5 +106,5 @@ class Camera:
         try:
             numbers = {key: values[key] for key in ("width", "height", "fx", "fy", "cx", "cy")}
             return cls(**numbers, cam_from_world=np.array(values["cam_from_world"], dtype=np.float64))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"camera: {error!r} in its JSON") from None

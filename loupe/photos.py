@@ -141,7 +141,8 @@ def ingest(files: Sequence[Path], config: IngestConfig, out: Path, say: Callable
         thumbnails.append(thumbnail)
     if len(photos) < MIN_PHOTOS:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
-        raise InputError(f"{len(photos)} of {len(files)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+        where = f"{files[0].parent}: " if files else ""
+        raise InputError(f"{where}{len(photos)} of {len(files)} photos are usable, need {MIN_PHOTOS} ({reasons})")
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
     (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     _name_blurred(photos, say)

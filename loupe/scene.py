@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from loupe.camera import Array, Camera
 from loupe.errors import InputError
+from loupe.images import Pixels, read_image
 
 Level = Literal["full", "low"]
 _FORMAT = 1
@@ -60,6 +62,13 @@ class Points:
     xyz: NDArray[np.float32]
     rgb: NDArray[np.uint8]
     seen: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        count = len(self.xyz)
+        if self.xyz.shape != (count, 3) or self.rgb.shape != (count, 3) or self.seen.shape != (count,):
+            raise InputError(f"points: shapes {self.xyz.shape}, {self.rgb.shape} and {self.seen.shape} disagree")
+        if not np.isfinite(self.xyz).all():
+            raise InputError("points: a position is NaN or infinite")
 
     @classmethod
     def none(cls) -> Points:
@@ -103,6 +112,20 @@ class Scene:
         if name not in self._by_name:
             raise InputError(f"{self.folder}: no view is named {name!r}")
         return self._by_name[name]
+
+    def picture(self, name: str) -> Pixels:
+        """The view's picture file, RGB (h, w, 3), at the size of `view(name).camera`.
+
+        Raises:
+            InputError: the file is missing, broken, not RGB, or of another size.
+        """
+        view = self.view(name)
+        path = self.folder / view.image
+        picture = read_image(path)
+        expected = (view.camera.height, view.camera.width, 3)
+        if picture.shape != expected:
+            raise InputError(f"{path}: shape {picture.shape}, expected {expected}; run estimate_poses again")
+        return picture
 
     def camera(self, name: str, level: Level) -> Camera:
         """The view's camera at the `full` or `low` resolution."""
@@ -148,9 +171,11 @@ class Scene:
                 ratio=content["ratio"],
                 source=content["source"],
             )
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: no such file; run estimate_poses first") from None
-        except (KeyError, json.JSONDecodeError) as error:
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder}: scene.json or points.safetensors is missing; run estimate_poses first"
+            ) from None
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, SafetensorError) as error:
             raise InputError(f"{path}: not a scene ({error!r})") from None
 
 

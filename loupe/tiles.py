@@ -39,13 +39,18 @@ class Tiles:
         """Open what `write_tiles` wrote; raises `InputError` if it is missing or files and table disagree."""
         try:
             content = json.loads((folder / "tiles.json").read_text(encoding="utf8"))
+            self.ratio: int = content["ratio"]
+            self._entries: dict[Level, dict[str, Entry]] = {
+                level: {name: Entry(*values) for name, values in content[level].items()} for level in LEVELS
+            }
         except FileNotFoundError:
             raise InputError(f"{folder / 'tiles.json'}: no such file; run cut_tiles first") from None
-        self.ratio: int = content["ratio"]
-        self._entries: dict[Level, dict[str, Entry]] = {}
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{folder / 'tiles.json'}: not a table of tiles ({error!r}); run cut_tiles again"
+            ) from None
         self._pixels: dict[Level, NDArray[np.uint8]] = {}
         for level in LEVELS:
-            self._entries[level] = {name: Entry(*values) for name, values in content[level].items()}
             path = folder / f"{level}.u8"
             size = sum(entry.height * entry.width * 3 for entry in self._entries[level].values())
             if not path.is_file() or path.stat().st_size != size:
@@ -66,16 +71,21 @@ class Tiles:
         return self._pixels[level][entry.offset : entry.offset + size].reshape(entry.height, entry.width, 3)
 
 
-def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int) -> None:
+def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int) -> int:
     """Cut `pictures` (name, RGB (h, w, 3)) into `folder`, which exists; sizes are trimmed to multiples of `ratio`.
 
-    Pictures are taken one at a time: memory holds one.
+    Pictures are taken one at a time: memory holds one. Returns how many bytes of pixels were written.
+
+    Raises:
+        InputError: a picture is smaller than `ratio`.
     """
     table: dict[Level, dict[str, list[int]]] = {level: {} for level in LEVELS}
     offsets = dict.fromkeys(LEVELS, 0)
     with open(folder / "full.u8", "wb") as full_file, open(folder / "low.u8", "wb") as low_file:
         for name, picture in pictures:
             height, width = (side // ratio * ratio for side in picture.shape[:2])
+            if not height or not width:
+                raise InputError(f"view {name}: {picture.shape[1]}x{picture.shape[0]} pixels have no 1/{ratio}")
             full = np.ascontiguousarray(picture[:height, :width])
             for level, pixels, file in zip(LEVELS, (full, shrink(full, ratio)), (full_file, low_file), strict=True):
                 table[level][name] = [offsets[level], *pixels.shape[:2]]
@@ -85,3 +95,4 @@ def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int
             os.fsync(file.fileno())
     content = {"ratio": ratio, "full": table["full"], "low": table["low"]}
     (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
+    return sum(offsets.values())

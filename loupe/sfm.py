@@ -1,0 +1,247 @@
+"""Structure from motion by pycolmap: photos -> cameras and sparse points, up a ladder of attempts until one holds.
+
+Features are found and matched on all cores, one photo or pair a thread, so that their number changes nothing; mapping
+runs on one thread, where sums have one order. With the seeds fixed, the same photos give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from loupe.camera import Camera
+from loupe.config import Config
+from loupe.errors import InputError
+from loupe.photos import MIN_PHOTOS, Photo
+
+if TYPE_CHECKING:
+    import pycolmap
+
+
+class SfmConfig(Config):
+    """Numbers of structure from motion.
+
+    Attributes:
+        features: SIFT features a photo, the strongest kept; a later rung takes three times as many.
+        image_size: photos are reduced to this many pixels on the long side before features are looked for.
+        exhaustive_up_to: match every pair of so many photos; of more, photos near each other in name order.
+        registered: least share of the photos that a model must place.
+        seed: of all random sampling.
+    """
+
+    features: int = Field(2500, ge=100)
+    image_size: int = Field(1600, ge=200)
+    exhaustive_up_to: int = Field(60, ge=2)
+    registered: float = Field(0.6, gt=0, le=1)
+    seed: int = 0
+
+
+class Route(NamedTuple):
+    """A way from matches to a model. `loose` accepts a photo on half the evidence."""
+
+    name: str
+    loose: bool
+    everything_at_once: bool
+
+
+ROUTES = (
+    Route("incremental", False, False),
+    Route("incremental, loose", True, False),
+    Route("global", False, True),
+)
+
+
+class Attempt(NamedTuple):
+    """What a rung came to: photos `registered`, `points`, mean reprojection `error` in pixels of the photos."""
+
+    rung: str
+    registered: int
+    points: int
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.rung}: {self.registered} registered, {self.points} points, error {self.error:.2f} px"
+
+
+def reconstruct(
+    photos: Sequence[Photo], folder: Path, config: SfmConfig, say: Callable[[str], None]
+) -> tuple[pycolmap.Reconstruction, Attempt]:
+    """The model that places the most of the photos in `folder`.
+
+    With the usual number of features, mappings are tried in turn until one places every photo; with three times as many
+    features and looser matching only if none placed enough.
+
+    Raises:
+        InputError: still too few are placed; the message holds what each attempt came to.
+    """
+    attempts: list[Attempt] = []
+    with _workspace() as work:
+        for factor, max_ratio in ((1, 0.8), (3, 0.9)):
+            database = work / f"{factor}.db"
+            _detect(database, _own_lenses(photos), photos, folder, config, factor)
+            _match(database, len(photos) <= config.exhaustive_up_to * factor, max_ratio, config)
+            best: tuple[pycolmap.Reconstruction, Attempt] | None = None
+            for route in ROUTES:
+                name = route.name if factor == 1 else f"{route.name}, {factor} x features"
+                model = _map(database, folder, work, route, config)
+                attempts.append(_attempt(name, model))
+                say(str(attempts[-1]))
+                if model is not None and (best is None or attempts[-1].registered > best[1].registered):
+                    best = model, attempts[-1]
+                if attempts[-1].registered == len(photos):
+                    break
+            if best is not None and best[1].registered >= config.registered * len(photos):
+                return best
+    raise InputError(
+        f"under {config.registered:.0%} of {len(photos)} photos could be placed ({'; '.join(map(str, attempts))}): "
+        "take photos that overlap by two thirds from different positions, or give cameras"
+    )
+
+
+def triangulate(
+    cameras: dict[str, Camera], photos: Sequence[Photo], folder: Path, config: SfmConfig
+) -> pycolmap.Reconstruction:
+    """A model with the given cameras, by photo name, and the points that the photos in `folder` show from them."""
+    import pycolmap
+
+    with _workspace() as work:
+        database = work / "given.db"
+        lenses: dict[_Lens, list[Photo]] = defaultdict(list)
+        for photo in photos:
+            camera = cameras[photo.name]
+            lenses[_Lens("PINHOLE", (camera.fx, camera.fy, camera.cx, camera.cy), "")].append(photo)
+        _detect(database, lenses, photos, folder, config, 1)
+        _match(database, len(photos) <= config.exhaustive_up_to, 0.8, config)
+        options = _incremental_options(config, loose=False)
+        posed = _posed_model(database, {photo.file: cameras[photo.name] for photo in photos})
+        return pycolmap.triangulate_points(posed, database, folder, work, options=options)
+
+
+class _Lens(NamedTuple):
+    """Photos that share it share one camera. `params` in COLMAP's order, or empty: no idea."""
+
+    model: str
+    params: tuple[float, ...]
+    body: str
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    import pycolmap
+
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)
+    with TemporaryDirectory(prefix="loupe-sfm-") as folder:
+        yield Path(folder)
+
+
+def _own_lenses(photos: Sequence[Photo]) -> dict[_Lens, list[Photo]]:
+    """One radial lens for all photos of one size, EXIF focal length and camera."""
+    lenses: dict[_Lens, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        params = () if photo.focal is None else (photo.focal, photo.width / 2, photo.height / 2, 0.0)
+        lenses[_Lens("SIMPLE_RADIAL", params, f"{photo.camera} {photo.width}x{photo.height}")].append(photo)
+    return lenses
+
+
+def _detect(
+    database: Path,
+    lenses: dict[_Lens, list[Photo]],
+    photos: Sequence[Photo],
+    folder: Path,
+    config: SfmConfig,
+    factor: int,
+) -> None:
+    """A database of the photos with their features."""
+    import pycolmap
+
+    pycolmap.Database.open(database).close()
+    for lens, group in lenses.items():
+        reader = pycolmap.ImageReaderOptions()
+        reader.camera_model = lens.model
+        reader.camera_params = ",".join(map(repr, lens.params))
+        names = [photo.file for photo in group]
+        pycolmap.import_images(database, folder, pycolmap.CameraMode.SINGLE, names, reader)
+    options = pycolmap.FeatureExtractionOptions()
+    options.max_image_size = config.image_size
+    options.sift.max_num_features = config.features * factor
+    files = [photo.file for photo in photos]
+    pycolmap.extract_features(database, folder, files, extraction_options=options, device=pycolmap.Device.cpu)
+
+
+def _match(database: Path, exhaustive: bool, max_ratio: float, config: SfmConfig) -> None:
+    import pycolmap
+
+    options = pycolmap.FeatureMatchingOptions()
+    options.sift.max_ratio = max_ratio
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = config.seed
+    match = pycolmap.match_exhaustive if exhaustive else pycolmap.match_sequential
+    match(database, options, verification_options=verification, device=pycolmap.Device.cpu)
+
+
+def _incremental_options(config: SfmConfig, loose: bool) -> pycolmap.IncrementalPipelineOptions:
+    import pycolmap
+
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads = 1
+    options.random_seed = config.seed
+    options.min_model_size = MIN_PHOTOS
+    if loose:
+        options.mapper.init_min_tri_angle = 8
+        options.mapper.abs_pose_min_num_inliers = 15
+        options.mapper.abs_pose_min_inlier_ratio = 0.15
+    return options
+
+
+def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConfig) -> pycolmap.Reconstruction | None:
+    """The largest model of a mapping, or None."""
+    import pycolmap
+
+    pycolmap.set_random_seed(config.seed)
+    if route.everything_at_once:
+        options = pycolmap.GlobalPipelineOptions()
+        options.num_threads = 1
+        options.random_seed = config.seed
+        models = pycolmap.global_mapping(database, folder, work, options)
+    else:
+        models = pycolmap.incremental_mapping(database, folder, work, _incremental_options(config, route.loose))
+    sound = [model for model in models.values() if _has_parallax(model)]
+    return max(sound, key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
+
+
+def _has_parallax(model: pycolmap.Reconstruction) -> bool:
+    """Whether the cameras moved, compared with how far the points are: a turn on the spot fits any depth."""
+    if model.num_reg_images() < MIN_PHOTOS or model.num_points3D() < 10:
+        return False
+    centers = np.array([model.image(i).projection_center() for i in model.reg_image_ids()])
+    points = np.array([point.xyz for point in model.points3D.values()])
+    distance = np.median(np.linalg.norm(points - centers.mean(0), axis=1))
+    return bool(np.linalg.norm(centers.std(0)) > 0.005 * distance)
+
+
+def _attempt(name: str, model: pycolmap.Reconstruction | None) -> Attempt:
+    if model is None:
+        return Attempt(name, 0, 0, float("nan"))
+    return Attempt(name, model.num_reg_images(), model.num_points3D(), model.compute_mean_reprojection_error())
+
+
+def _posed_model(database: Path, cameras: dict[str, Camera]) -> pycolmap.Reconstruction:
+    """The database's photos at the given cameras, by file, without points."""
+    import pycolmap
+
+    model = pycolmap.Reconstruction()
+    with pycolmap.Database.open(database) as opened:
+        for camera in opened.read_all_cameras():
+            model.add_camera_with_trivial_rig(camera)
+        for image in opened.read_all_images():
+            pose = pycolmap.Rigid3d(cameras[image.name].cam_from_world[:3])
+            bare = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
+            model.add_image_with_trivial_frame(bare, pose)
+    return model

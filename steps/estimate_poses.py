@@ -1,0 +1,47 @@
+"""Ingested photos -> a scene: cameras estimated by structure from motion, or those that came with the capture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from loupe import tracking
+from loupe.config import read_section
+from loupe.photos import read_photos
+from loupe.poses import PosesConfig, SceneConfig, estimate_scene
+
+VERSION = 1
+
+
+def main() -> None:
+    """Read the arguments and run the step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option, meaning in (
+        ("--capture", "folder of photos as taken; given cameras lie there"),
+        ("--photos", "what ingest_photos made"),
+        ("--config", "the capture's configuration (YAML)"),
+        ("--out", "folder for the scene"),
+        ("--log", "folder for the log"),
+    ):
+        parser.add_argument(option, type=Path, required=True, help=meaning)
+    given = parser.parse_args()
+    with tracking.step("estimate_poses", given.config.stem, given.log) as log:
+        poses = read_section(given.config, "poses", PosesConfig)
+        scene = read_section(given.config, "scene", SceneConfig)
+        log.describe({"poses": poses.model_dump(), "scene": scene.model_dump()}, [given.capture, given.photos])
+        photos = given.photos, read_photos(given.photos)
+        given.out.mkdir(parents=True, exist_ok=True)
+        made = estimate_scene(given.capture, photos, poses, scene, given.out, log.say)
+        log.summary(
+            {
+                "views": len(made.scene.views),
+                "unplaced": len(made.unplaced),
+                "points": made.attempt.points,
+                "reprojection_error": made.attempt.error,
+                "source": made.scene.source,
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Photos as taken -> upright 8-bit pictures and photos.json."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from loupe import tracking
+from loupe.config import read_section
+from loupe.photos import IngestConfig, ingest
+from loupe.sources import LAYOUTS, recognise
+
+VERSION = 1
+
+
+def main() -> None:
+    """Read the arguments and run the step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option, meaning in (
+        ("--capture", "folder of photos; never written to"),
+        ("--config", "the capture's configuration (YAML)"),
+        ("--out", "folder for the pictures"),
+        ("--log", "folder for the log"),
+    ):
+        parser.add_argument(option, type=Path, required=True, help=meaning)
+    given = parser.parse_args()
+    with tracking.step("ingest_photos", given.config.stem, given.log) as log:
+        config = read_section(given.config, "ingest", IngestConfig)
+        log.describe({"ingest": config.model_dump()}, [given.capture, given.config])
+        files = LAYOUTS[recognise(given.capture)].photos(given.capture)
+        given.out.mkdir(parents=True, exist_ok=True)
+        made = ingest(files, config, given.out, log.say)
+        log.picture("photos", made.contact_sheet)
+        log.summary({"photos": len(made.photos), "left_out": len(made.left_out)})
+        log.say(f"{len(made.photos)} photos, {len(made.left_out)} left out")
+
+
+if __name__ == "__main__":
+    main()
