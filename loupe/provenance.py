@@ -72,3 +72,15 @@ def without_secrets(value: Any) -> Any:
         if _SECRET.search(name) and len(secret) >= 6:
             value = value.replace(secret, _HIDDEN)
     return _URL_LOGIN.sub(f"{_HIDDEN}@", value)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined with dots.
+
+    >>> flat({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    pairs: dict[str, Any] = {}
+    for key, value in values.items():
+        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return pairs

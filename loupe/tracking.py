@@ -25,15 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.errors import InputError
-from loupe.provenance import without_secrets
+from loupe.interrupt import REQUEUE
+from loupe.provenance import flat, without_secrets
 from loupe.steplog import Log
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-REQUEUE = 75
-"""Exit status of a step that was interrupted, saved its state and wants to be started again (EX_TEMPFAIL)."""
 
 _EXPERIMENT = "loupe"
 _DEFAULT_STORE = "sqlite:///mlflow.db"
@@ -67,7 +65,9 @@ def step(
     record.save()
     mirror = _start_mirror(log)
     listener = _Listener(record)
-    logging.getLogger("loupe").addHandler(listener)
+    logger = logging.getLogger("loupe")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(listener)
     status = "failed"
     try:
         record.describe(parameters or {}, inputs)
@@ -87,7 +87,7 @@ def step(
         record.facts["error"] = repr(error)
         raise
     finally:
-        logging.getLogger("loupe").removeHandler(listener)
+        logger.removeHandler(listener)
         record.close(status)
         _finish_mirror(mirror, record)
 
@@ -298,18 +298,6 @@ def _alive(facts: dict[str, Any]) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined with dots.
-
-    >>> flat({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    pairs: dict[str, Any] = {}
-    for key, value in values.items():
-        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return pairs
 
 
 def _plain(key: str) -> str:
