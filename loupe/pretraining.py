@@ -1,0 +1,259 @@
+"""What is trained before any trial: the codebook of `loupe.codebook`, on the training views of one capture.
+
+Training reads the pixels of training views only. The scores are taken on whole test views, on 8-bit pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from loupe.codebook import Codebook, CodebookConfig, VqVae, decode_view, encode_view, objective, view_digest
+from loupe.errors import InputError
+from loupe.images import Pixels, write_image
+from loupe.method import Segment
+from loupe.metrics import psnr
+from loupe.nets.quantizer import perplexity, rows_of
+from loupe.scene import Scene
+from loupe.tiles import Tiles
+from loupe.training import Report, fit
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+_K_MEANS_LATENTS = 1 << 15  # 16 for each of 2048 codes
+_K_MEANS_ROUNDS = 8
+_REVIVING = 0.8  # of the quantised segment: a code moved later than that would have no time to settle
+_LAST_RATE = 0.02
+_MAX_NORM = 1.0  # of the network's gradient; only the first steps come near it
+_SAMPLE = 256  # side of the sample pictures, pixels
+
+
+class CodebookTraining:
+    """The training of a `VqVae`, as a `loupe.method.Trainee`.
+
+    First "plain", without quantisation; at its end the codes are placed by k-means on latents of training squares; then
+    "quantised", where equation 3 is minimised and dead codes are revived. With `quantise` off, the quantizer is passed
+    by throughout and nothing else differs: the reference that shows what quantisation costs.
+    """
+
+    def __init__(self, config: CodebookConfig, tiles: Tiles, views: Sequence[str], quantise: bool) -> None:
+        """Raises `InputError` if crops do not consist of whole cells or do not fit into a view."""
+        self._config = config
+        self._quantise = quantise
+        self._pictures = [tiles.image(name, "full") for name in views]
+        if config.crop % config.network.factor:
+            raise InputError(f"codebook: crop {config.crop} is no multiple of factor {config.network.factor}")
+        for name, picture in zip(views, self._pictures, strict=True):
+            if min(picture.shape[:2]) < config.crop:
+                raise InputError(f"codebook: crop {config.crop} does not fit into view {name} {picture.shape[:2]}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = VqVae(config.network)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._latents = torch.empty(0)
+        self._error = torch.tensor(math.nan)
+
+    def segments(self) -> Sequence[Segment]:
+        """ "plain" and "quantised"."""
+        return [Segment("plain", self._config.plain_steps), Segment("quantised", self._config.quantised_steps)]
+
+    def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
+        """One Adam over the network and the codes, each with its learning rate."""
+        codes = [self.model.quantizer.codebook]
+        network = [*self.model.encoder.parameters(), *self.model.decoder.parameters()]
+        groups = [
+            {"params": network, "lr": self._config.learning_rate, "max_norm": _MAX_NORM},
+            {"params": codes, "lr": self._config.code_learning_rate},
+        ]
+        return {"codebook": torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)}
+
+    def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
+        """A warm-up in both segments, and a half cosine down to a fiftieth in the last one."""
+        factor = min(1.0, (step + 1) / self._config.warm_up_steps)
+        if segment.name == "quantised":
+            factor *= _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / segment.steps)) / 2
+        return {"codebook": factor}
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> Float[Tensor, "b 3 crop crop"]:
+        """Random squares of random training views, in [0, 1]."""
+        return self._squares(self._config.batch, generator)
+
+    def losses(self, batch: Float[Tensor, "b 3 crop crop"], segment: Segment) -> dict[str, dict[str, Tensor]]:
+        """The terms of equation 3; without quantisation only the first."""
+        made = self.model(batch, quantise=self._quantise and segment.name == "quantised")
+        terms = objective(batch, made, self._config.beta)
+        self._latents = made.latents.detach()
+        self._error = terms["reconstruction"].detach()
+        return {"codebook": terms}
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        """Place the codes when the plain segment ends; revive dead ones in the other. False: it is done in place."""
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
+        done = step + 1
+        if not self._quantise:
+            return False
+        if segment.name == "plain" and done == segment.steps:
+            self._place_codes(generator)
+        elif (
+            segment.name == "quantised" and done % self._config.revive_every == 0 and done <= _REVIVING * segment.steps
+        ):
+            self.model.quantizer.revive(rows_of(self._latents).float(), generator)
+        return False
+
+    def progress(self) -> Mapping[str, float]:
+        """PSNR of the last batch, not clipped."""
+        return {"psnr": -10 * math.log10(max(float(self._error), 1e-10))}
+
+    def state(self) -> dict[str, Tensor]:
+        """The network, the codes and their uses."""
+        return dict(self.model.state_dict())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.model.load_state_dict(state)
+
+    def _squares(self, count: int, generator: torch.Generator) -> Float[Tensor, "n 3 crop crop"]:
+        side = self._config.crop
+        squares = []
+        for _ in range(count):
+            picture = self._pictures[_draw(len(self._pictures), generator)]
+            top, left = (_draw(size - side + 1, generator) for size in picture.shape[:2])
+            squares.append(picture[top : top + side, left : left + side])
+        pixels = torch.from_numpy(np.stack(squares)).to(self.model.quantizer.codebook.device)
+        return pixels.permute(0, 3, 1, 2).float() / 255
+
+    @torch.no_grad()
+    def _place_codes(self, generator: torch.Generator) -> None:
+        cells = (self._config.crop // self._config.network.factor) ** 2
+        count = math.ceil(_K_MEANS_LATENTS / cells)
+        latents = [rows_of(self.model.encode(self._squares(1, generator))) for _ in range(count)]
+        self.model.quantizer.fit_k_means(torch.cat(latents), _K_MEANS_ROUNDS, generator)
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What pretraining makes.
+
+    Attributes:
+        codebook: the trained model.
+        scores: codes; perplexity over the test views; dead: codes that no training view uses; psnr: mean over whole
+            test views; psnr_plain: the same for the network trained without quantisation (None without a reference).
+        views: psnr and psnr_plain of each test view.
+        pictures: crops of the test views, "<view>_original", "<view>_vq" and "<view>_plain".
+    """
+
+    codebook: Codebook
+    scores: Mapping[str, float | int | None]
+    views: Mapping[str, Mapping[str, float]]
+    pictures: Mapping[str, Pixels]
+
+    def save(self, folder: Path) -> None:
+        """Write the model, `scores.json` and `pictures/` into `folder`, which exists."""
+        self.codebook.save(folder)
+        (folder / "scores.json").write_text(json.dumps({**self.scores, "views": self.views}, indent=1) + "\n", "utf8")
+        (folder / "pictures").mkdir(exist_ok=True)
+        for name, picture in self.pictures.items():
+            write_image(folder / "pictures" / f"{name}.jpg", picture, quality=95)
+
+
+def pretrain_codebook(scene: Scene, tiles: Tiles, config: CodebookConfig, resume: Path, report: Report) -> Pretrained:
+    """Train a codebook on the training views of `scene`, and measure it on its test views.
+
+    With `config.reference` the same network is also trained without quantisation; its values are reported under
+    "reference.". Checkpoints lie in `resume`. Raises `InputError` as `CodebookTraining` and `loupe.training.fit` do.
+    """
+    if tiles.ratio % config.network.factor:
+        raise InputError(f"codebook: tiles of ratio {tiles.ratio} do not divide into cells of {config.network.factor}")
+    seen = {name: view_digest(tiles.image(name, "full")) for name in scene.train}
+
+    def train(quantise: bool, report: Report) -> VqVae:
+        training = CodebookTraining(config, tiles, scene.train, quantise)
+        facts = {"codebook": config.model_dump(), "views": seen}
+        fit(
+            training,
+            seed=config.seed,
+            resume=resume / ("vq" if quantise else "plain"),
+            configuration=facts,
+            report=report,
+        )
+        return training.model.eval()
+
+    def report_reference(segment: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        report(f"reference, {segment}", done, total, {f"reference.{key}": value for key, value in values.items()})
+
+    model = train(True, report)
+    plain = train(False, report_reference) if config.reference else None
+    uses, views, pictures = _measure(model, plain, tiles, scene.test)
+    codes = config.network.codes
+    scores = {
+        "codes": codes,
+        "perplexity": perplexity(uses),
+        "dead": codes - _used(model, tiles, scene.train),
+        "psnr": _mean(views, "psnr"),
+        "psnr_plain": _mean(views, "psnr_plain") if plain else None,
+    }
+    return Pretrained(Codebook(model, config, seen), scores, views, pictures)
+
+
+def _measure(
+    model: VqVae, plain: VqVae | None, tiles: Tiles, names: Sequence[str]
+) -> tuple[Int[Tensor, " codes"], dict[str, dict[str, float]], dict[str, Pixels]]:
+    """Over whole views: uses of the codes, PSNR with and without quantisation, and the same crop of each picture."""
+    uses = torch.zeros_like(model.quantizer.uses)
+    scores: dict[str, dict[str, float]] = {}
+    samples: dict[str, Pixels] = {}
+    for name in names:
+        original = np.array(tiles.image(name, "full"))
+        indices = _indices(model, original)
+        uses += model.quantizer.count(indices)
+        made = {"vq": decode_view(model, model.quantizer.lookup(indices).detach())}
+        scores[name] = {"psnr": psnr(made["vq"], original)}
+        if plain is not None:
+            made["plain"] = decode_view(plain, encode_view(plain, original))
+            scores[name]["psnr_plain"] = psnr(made["plain"], original)
+        window = _detailed_window(original, _SAMPLE)
+        samples |= {f"{name}_{key}": picture[window] for key, picture in {"original": original, **made}.items()}
+    return uses, scores, samples
+
+
+def _used(model: VqVae, tiles: Tiles, names: Sequence[str]) -> int:
+    """How many codes the views use. Stops looking once all are."""
+    uses = torch.zeros_like(model.quantizer.uses)
+    for name in names:
+        uses += model.quantizer.count(_indices(model, tiles.image(name, "full")))
+        if uses.all():
+            break
+    return int((uses > 0).sum())
+
+
+def _indices(model: VqVae, picture: Pixels) -> Int[Tensor, "1 h w"]:
+    latents = encode_view(model, picture)
+    return model.quantizer.nearest(rows_of(latents)).reshape(1, *latents.shape[2:])
+
+
+def _mean(views: Mapping[str, Mapping[str, float]], key: str) -> float:
+    return sum(scores[key] for scores in views.values()) / len(views)
+
+
+def _detailed_window(picture: Pixels, side: int) -> tuple[slice, slice]:
+    """The square with the most detail, where compression shows (the whole picture if that is smaller)."""
+    height, width = (min(side, size) for size in picture.shape[:2])
+    detail = np.abs(cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
+    sums = cv2.boxFilter(detail, -1, (width, height), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    inside = sums[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1]
+    top, left = np.unravel_index(np.argmax(inside), inside.shape)
+    return slice(top, top + height), slice(left, left + width)
