@@ -1,5 +1,5 @@
 # Snakemake schedules, on this machine or on a cluster; DVC decides what runs, restores what it knows, and records.
-# The workflow itself is described in dvc.yaml alone: one rule per stage.
+# The workflow itself is described in dvc.yaml alone: every stage there is a rule here.
 
 from dvc.repo import Repo
 
@@ -7,6 +7,9 @@ from workflow import dag
 
 repo = Repo()
 stages = dag.rules(repo)
+
+if workflow.is_main_process:
+    lock = dag.start(repo, stages)
 
 
 rule all:
@@ -29,8 +32,4 @@ for stage in stages:
         resources:
             **stage.resources,
         shell:
-            "dvc --wait-for-lock repro --quiet --single-item {rule}"
-
-
-if workflow.is_main_process:
-    dag.mark_changed(repo, stages)
+            "exec python workflow/stage.py {rule}"

@@ -9,21 +9,32 @@ that stand behind them, and DVC, asked for each, runs it, restores it from its c
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from dvc.dependency import Dependency
+from dvc.output import Output
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
+from snakemake_interface_common.exceptions import WorkflowError
 
 MARKERS = Path(".snakemake/changed")
+WORKFLOW = Path(".snakemake/workflow")  # locked by the one workflow of this folder
+RUNNING = Path(".snakemake/running")  # locked by every stage that runs (workflow/stage.py)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A stage in Snakemake's words; paths are relative to the repository."""
+    """A stage in Snakemake's words; paths are relative to the repository.
+
+    `made` are the outputs of other stages that this one reads, `sources` all else that it reads.
+    """
 
     name: str
     sources: list[str]
@@ -37,41 +48,71 @@ class Rule:
 def rules(repo: Repo) -> list[Rule]:
     """One rule per stage of `dvc.yaml`. A dependency on a folder that holds outputs stands for all of them."""
     stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
-    made = [_path(out, repo) for stage in stages for out in stage.outs]
-    return [_rule(stage, made, repo) for stage in stages]
+    outputs = [_path(output) for stage in stages for output in stage.outs]
+    return [_rule(stage, outputs) for stage in stages]
 
 
-def mark_changed(repo: Repo, every: Iterable[Rule]) -> None:
-    """Dates each rule's marker: now if DVC calls the stage changed, else 1970."""
+def start(repo: Repo, every: Iterable[Rule]) -> IO[str]:
+    """Makes this the one workflow of its folder for as long as the file returned is open, and dates the markers.
+
+    The system drops the lock of a process that dies, so nothing needs to be unlocked by hand; stages that a killed
+    workflow left behind end by themselves and are waited for. Raises `WorkflowError` where another workflow runs.
+    """
+    mine = _lock(WORKFLOW, wait=False)
+    if mine is None:
+        raise WorkflowError("another workflow runs in this folder: wait for its end, or stop it")
+    mine.truncate()
+    left = _lock(RUNNING, wait=False)
+    if left is None:
+        print("waiting for the stages that an earlier workflow left running", file=sys.stderr)
+        left = _lock(RUNNING, wait=True)
+    left.close()
     changed = repo.status()
     for rule in every:
-        Path(rule.marker).mkdir(parents=True, exist_ok=True)
-        date = time.time() if rule.name in changed else 0.0
-        os.utime(rule.marker, (date, date))
+        _date_marker(Path(rule.marker), changed=rule.name in changed)
+    return mine
 
 
-def _rule(stage: PipelineStage, made: list[str], repo: Repo) -> Rule:
-    needed = [_path(dependency, repo) for dependency in stage.deps]
-    below = [path for path in made if any(path == need or path.startswith(f"{need}/") for need in needed)]
-    sources = [need for need in needed if not any(path == need or path.startswith(f"{need}/") for path in made)]
+def _lock(path: Path, wait: bool) -> IO[str] | None:
+    path.parent.mkdir(exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    return file
+
+
+def _date_marker(marker: Path, changed: bool) -> None:
+    """Now, or 1970."""
+    marker.mkdir(parents=True, exist_ok=True)
+    date = time.time() if changed else 0.0
+    os.utime(marker, (date, date))
+
+
+def _rule(stage: PipelineStage, outputs: list[str]) -> Rule:
+    needed = [_path(dependency) for dependency in stage.deps]
     asked = dict((stage.meta or {}).get("resources", {}))
-    threads = asked.pop("threads", 1)
-    growing = {key: _growing(asked.pop(key)) for key in ("mem_mb", "runtime") if key in asked}
+    growing = {name: _growing(asked.pop(name)) for name in ("mem_mb", "runtime") if name in asked}
     return Rule(
         name=stage.name,
-        sources=list(dict.fromkeys(sources)),
-        made=below,
+        sources=[need for need in dict.fromkeys(needed) if not any(_within(output, need) for output in outputs)],
+        made=[output for output in outputs if any(_within(output, need) for need in needed)],
         marker=str(MARKERS / stage.name),
-        outputs=[_path(out, repo) for out in stage.outs],
-        threads=threads,
+        outputs=[_path(output) for output in stage.outs],
+        threads=asked.pop("threads", 1),
         resources=asked | growing,
     )
 
 
 def _growing(amount: int) -> Callable[[object, int], int]:
-    """A first attempt gets the amount, the second twice as much ...: it may have died for want of memory or time."""
+    """A first attempt gets the amount, a second twice as much ...: it may have died for want of memory or time."""
     return lambda wildcards, attempt: amount * attempt
 
 
-def _path(item: object, repo: Repo) -> str:
-    return Path(item.fs_path).relative_to(repo.root_dir).as_posix()
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _path(item: Dependency | Output) -> str:
+    return Path(item.fs_path).relative_to(item.repo.root_dir).as_posix()
