@@ -45,7 +45,7 @@ def psnr(rendered: Pixels, true: Pixels) -> float:
     """Peak signal-to-noise ratio in dB; infinite for equal pictures. Raises `InputError` unless both are alike."""
     _check_alike(rendered, true)
     total = sum(float(cv2.norm(a, b, cv2.NORM_L2SQR)) for a, b in zip(rendered, true, strict=True))
-    return math.inf if total == 0 else 10 * math.log10(255**2 * true.size / total)
+    return 10 * math.log10(255**2 * true.size / total) if total else math.inf
 
 
 def ssim(rendered: Pixels, true: Pixels) -> float:
@@ -61,7 +61,8 @@ def ssim(rendered: Pixels, true: Pixels) -> float:
     for top in range(0, rows, _SSIM_ROWS):
         strip = slice(top, min(top + _SSIM_ROWS, rows) + _SSIM_SIDE - 1)
         total += float(_ssim_map(rendered[strip].astype(np.float32), true[strip].astype(np.float32)).sum(dtype=float))
-    return total / (rows * columns * 3)
+    windows: int = rows * columns * 3
+    return total / windows
 
 
 def _ssim_map(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
