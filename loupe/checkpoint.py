@@ -145,8 +145,11 @@ def _read(path: Path) -> Checkpoint:
         if hashlib.file_digest(file, "sha256").hexdigest() != path.stem.partition("-")[2]:
             raise SafetensorError("its digest differs from its name")
     with safe_open(path, "pt") as content:
-        facts = json.loads((content.metadata() or {})["facts"])
-        return Checkpoint({name: content.get_tensor(name) for name in content.keys()}, facts)  # noqa: SIM118
+        facts = (content.metadata() or {}).get("facts")
+        if facts is None:
+            raise SafetensorError("it holds no facts")
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        return Checkpoint(tensors, json.loads(facts))
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
