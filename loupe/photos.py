@@ -27,7 +27,7 @@ from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import Pixels, shrink, write_image
 
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # a JPEG that holds several pictures opens as "MPO", the first in front
 MIN_PHOTOS = 3
 MAX_PIXELS = 200_000_000
 # Camera raw files open as TIFF, but what opens is their thumbnail.
@@ -112,7 +112,7 @@ def find_photos(folder: Path) -> list[Path]:
             continue
         if not path.resolve().is_relative_to(root):
             raise InputError(f"{path}: the link leaves the capture; put the photo itself there")
-        if not _STEM.fullmatch(path.stem):
+        if not _STEM.fullmatch(unicodedata.normalize("NFC", path.stem)):
             raise InputError(f"{str(path)!r}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
         found.append(path)
     return found

@@ -1,0 +1,301 @@
+"""Ingestion: what comes in as anything comes out as an upright 8-bit picture, or is named with its reason."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from loupe.errors import InputError
+from loupe.images import read_image
+from loupe.photos import IngestConfig, Ingested, find_photos, ingest, read_photos
+
+RANDOM = np.random.default_rng(0)
+
+
+def smooth(width: int = 64, height: int = 40) -> np.ndarray:
+    """A picture without symmetry, which a JPEG keeps within a few levels."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([255 * x / width, 255 * y / height, 128 + 100 * np.sin(x / 9 + y / 5)], -1).astype(np.uint8)
+
+
+def save(path: Path, picture: np.ndarray | Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(path, **options)
+    return path
+
+
+def run(folder: Path, shrink: int = 1, fillers: int = 3) -> tuple[Ingested, Path, list[str]]:
+    """Ingest `folder` with `fillers` good photos added, so that what is tried decides nothing else."""
+    for number in range(fillers):
+        save(folder / f"zz{number}.png", smooth())
+    out, said = folder.parent / "out", list[str]()
+    out.mkdir()
+    return ingest(find_photos(folder), IngestConfig(shrink=shrink), out, said.append), out, said
+
+
+def exif(orientation: int | None = None, focal: object = None) -> Image.Exif:
+    made = Image.Exif()
+    if orientation is not None:
+        made[0x0112] = orientation
+    made[0x010F], made[0x0110] = "Acme\0 ", "One\n"
+    if focal is not None:
+        made.get_ifd(0x8769)[0xA405] = focal
+    return made
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_nothing_to_change_keeps_the_bytes(tmp_path: Path, suffix: str) -> None:
+    source = save(tmp_path / "in" / f"a.{suffix}", smooth(), exif=exif(1))
+    made, out, _ = run(tmp_path / "in")
+    assert (out / made.photos[0].file).read_bytes() == source.read_bytes()
+    assert (made.photos[0].width, made.photos[0].height) == (64, 40)
+    assert read_photos(out) == made.photos
+
+
+def test_of_several_pictures_in_a_jpeg_the_first_counts(tmp_path: Path) -> None:
+    other = Image.fromarray(np.zeros((40, 64, 3), np.uint8))
+    source = save(tmp_path / "in" / "a.jpg", smooth(), format="MPO", save_all=True, append_images=[other])
+    made, out, _ = run(tmp_path / "in")
+    assert (out / "a.jpg").read_bytes() == source.read_bytes()
+    assert np.abs(read_image(out / "a.jpg").astype(int) - smooth()).mean() < 6
+    assert not made.left_out
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_comes_out_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    """The picture is stored as EXIF says it was held; the eight ways are written out by hand."""
+    upright = smooth()
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    lossless = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    save(tmp_path / "in" / f"a.{suffix}", np.ascontiguousarray(stored), exif=exif(orientation), **lossless)
+    made, out, _ = run(tmp_path / "in")
+    difference = np.abs(read_image(out / made.photos[0].file).astype(int) - upright)
+    assert difference.max() <= (4 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(Image.fromarray(smooth()).convert("L"), id="grey"),
+        pytest.param(Image.fromarray(smooth()).convert("CMYK"), id="cmyk"),
+        pytest.param(Image.fromarray(smooth()).quantize(256), id="palette"),
+        pytest.param(Image.fromarray(smooth()[..., 0].astype(np.uint16) * 257), id="16 bit grey"),
+    ],
+)
+def test_other_kinds_of_pixels_become_rgb(tmp_path: Path, stored: Image.Image) -> None:
+    kept = "jpg" if stored.mode == "CMYK" else "png"
+    save(tmp_path / "in" / f"a.{kept}", stored)
+    made, out, _ = run(tmp_path / "in")
+    picture = read_image(out / "a.png").astype(int)
+    grey = stored.mode in ("L", "I;16")
+    expected = np.asarray(Image.fromarray(smooth()).convert("L") if stored.mode == "L" else smooth()[..., 0])
+    assert picture.shape == (40, 64, 3)
+    if grey:
+        assert np.array_equal(picture, expected[..., None].repeat(3, 2))
+    else:
+        assert np.abs(picture - smooth()).mean() < 6
+    assert not made.left_out
+
+
+def test_16_bit_rgb_becomes_8(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), cv2.cvtColor(smooth().astype(np.uint16) * 257, cv2.COLOR_RGB2BGR))
+    _, out, _ = run(tmp_path / "in")
+    assert np.array_equal(read_image(out / "a.png"), smooth())
+
+
+def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
+    alpha = np.zeros((40, 64, 1), np.uint8)
+    alpha[10:30, 20:40] = 255
+    save(tmp_path / "in" / "a.png", np.concatenate([smooth(), alpha], 2))
+    save(tmp_path / "in" / "b.png", np.concatenate([smooth(), np.full_like(alpha, 255)], 2))
+    made, out, _ = run(tmp_path / "in", shrink=2)
+    assert made.photos[0].mask == "masks/a.png"
+    mask = read_image(out / "masks" / "a.png")
+    assert mask.shape == (20, 32)
+    assert mask.mean() == alpha.mean()
+    assert made.photos[1].mask is None
+
+
+def test_shrinking_averages_areas_and_trims(tmp_path: Path) -> None:
+    noise = RANDOM.integers(0, 256, (41, 66, 3)).astype(np.uint8)
+    save(tmp_path / "in" / "a.png", noise, exif=exif(focal=28))
+    made, out, _ = run(tmp_path / "in", shrink=4)
+    photo, picture = made.photos[0], read_image(out / "a.png")
+    naive = noise[:40, :64].reshape(10, 4, 16, 4, 3).mean((1, 3))
+    assert np.abs(picture - naive).max() <= 0.5
+    assert (photo.width, photo.height, photo.source_width, photo.source_height, photo.shrink) == (16, 10, 66, 41, 4)
+    assert photo.focal == pytest.approx(28 / np.hypot(36, 24) * np.hypot(66, 41) / 4, abs=1e-3)
+
+
+@pytest.mark.parametrize("focal", [None, 0, 65535, "wide"])
+def test_a_missing_or_silly_focal_length_is_none(tmp_path: Path, focal: object) -> None:
+    save(tmp_path / "in" / "a.jpg", smooth(), exif=exif(focal=focal))
+    made, _, _ = run(tmp_path / "in")
+    assert made.photos[0].focal is None
+    assert made.photos[0].camera == "Acme One"
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(smooth()).save(encoded, "png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(encoded.getvalue())
+    (tmp_path / "in" / "no_suffix").write_bytes(encoded.getvalue())
+    made, out, _ = run(tmp_path / "in")
+    assert [photo.file for photo in made.photos[:2]] == ["a.png", "no_suffix.png"]
+    assert np.array_equal(read_image(out / "a.png"), smooth())
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\0\0\0") + pixels + chunk(b"IEND", b"")
+
+
+def jpeg() -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(RANDOM.integers(0, 256, (64, 64, 3)).astype(np.uint8)).save(encoded, "jpeg")
+    return encoded.getvalue()
+
+
+def animation() -> bytes:
+    encoded = io.BytesIO()
+    frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 90, 200)]
+    frames[0].save(encoded, "webp", save_all=True, append_images=frames[1:])
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jpg", b"", "empty"),
+        ("a.jpg", jpeg()[:2000], "broken.*truncated"),
+        ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(20), "broken|not a"),
+        ("a.jpg", b"<html>", "not a JPEG"),
+        ("a.heic", b"\0\0\0\x18ftypheic", "convert"),
+        ("a.dng", b"II*\0" + bytes(30), "convert"),
+        ("a.webp", animation(), "holds 3 pictures"),
+        ("a.png", png_header(60_000, 60_000), "more than 200 megapixels"),
+    ],
+)
+def test_an_unusable_photo_is_left_out_with_its_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(content)
+    made, out, said = run(tmp_path / "in")
+    assert list(made.left_out) == [name]
+    assert [photo.name for photo in made.photos] == ["zz0", "zz1", "zz2"]
+    with pytest.raises(InputError, match=f"a.*{reason}"):
+        raise InputError(said[0])
+    assert json.loads((out / "photos.json").read_text())["left_out"] == made.left_out
+
+
+def test_too_few_usable_photos_say_why(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"2 of 3 photos are usable, need 3 \(a.jpg: empty file\)"):
+        run(tmp_path / "in", fillers=2)
+
+
+@pytest.mark.parametrize("pair", [("a.jpg", "a.png"), ("a.jpg", "A.JPG"), ("\u00e9.jpg", "e\u0301.jpg")])
+def test_names_that_clash_are_refused(tmp_path: Path, pair: tuple[str, str]) -> None:
+    for name in pair:
+        save(tmp_path / "in" / name, smooth())
+    with pytest.raises(InputError, match="same view"):
+        run(tmp_path / "in")
+
+
+def test_a_raw_file_beside_its_jpeg_is_no_clash(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.jpg", smooth())
+    (tmp_path / "in" / "a.cr2").write_bytes(b"II*\0" + bytes(30))
+    made, _, _ = run(tmp_path / "in")
+    assert (len(made.photos), list(made.left_out)) == (4, ["a.cr2"])
+
+
+@pytest.mark.parametrize("name", ["-rf.jpg", "a\nb.jpg", "x" * 121 + ".jpg", "a;b.jpg", "<b>.jpg"])
+def test_a_dangerous_name_is_refused(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "in" / "ok.jpg", smooth())
+    os.rename(tmp_path / "in" / "ok.jpg", tmp_path / "in" / name)
+    with pytest.raises(InputError, match="rename this photo") as caught:
+        find_photos(tmp_path / "in")
+    assert "\n" not in str(caught.value)
+
+
+def test_ordinary_names_are_taken(tmp_path: Path) -> None:
+    for name in ("IMG 1234 (1).jpg", "Stra\u00dfe_\u6771\u4eac.JPG", "a.b.c.jpg", "1.jpg"):
+        save(tmp_path / "in" / name, smooth(), format="jpeg")
+    made, _, _ = run(tmp_path / "in", fillers=0)
+    assert [photo.name for photo in made.photos] == ["1", "IMG 1234 (1)", "Stra\u00dfe_\u6771\u4eac", "a.b.c"]
+
+
+def test_a_link_out_of_the_capture_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "secret.jpg", smooth())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").symlink_to(tmp_path / "secret.jpg")
+    with pytest.raises(InputError, match="link leaves"):
+        find_photos(tmp_path / "in")
+
+
+def test_other_files_are_no_photos(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png", smooth())
+    for name in ("LICENSE", "poses_bounds.npy", ".hidden.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"text")
+    (tmp_path / "in" / "folder.jpg").mkdir()
+    assert [path.name for path in find_photos(tmp_path / "in")] == ["a.png"]
+
+
+def test_blur_is_measured_and_named(tmp_path: Path) -> None:
+    noise = RANDOM.integers(0, 256, (512, 512, 3)).astype(np.uint8)
+    for name in "abcd":
+        save(tmp_path / "in" / f"{name}.png", noise)
+    save(tmp_path / "in" / "e.png", cv2.GaussianBlur(noise, (0, 0), 3))
+    made, _, said = run(tmp_path / "in", fillers=0)
+    assert made.photos[4].sharpness < 0.1 * made.photos[0].sharpness
+    assert made.photos[0].exposure == pytest.approx(0.5, abs=0.02)
+    assert len(said) == 1
+    assert "e looks blurred" in said[0]
+
+
+def test_the_contact_sheet_shows_every_photo(tmp_path: Path) -> None:
+    for name, level in zip("abcdefg", range(10, 80, 10), strict=True):
+        save(tmp_path / "in" / f"{name}.png", np.full((30, 40, 3), level, np.uint8))
+    sheet = run(tmp_path / "in", fillers=0)[0].contact_sheet
+    assert set(range(10, 80, 10)) <= set(np.unique(sheet))
+
+
+def test_the_input_is_never_touched(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.jpg", smooth(), exif=exif(6))
+    before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    run(tmp_path / "in")
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"photos": [{"name": 1}]}'])
+def test_a_broken_table_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "photos.json").write_text(content)
+    with pytest.raises(InputError, match=r"photos\.json"):
+        read_photos(tmp_path)
+    with pytest.raises(InputError, match="run ingest_photos first"):
+        read_photos(tmp_path / "nowhere")
