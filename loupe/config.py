@@ -63,7 +63,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not plain YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not plain YAML: {error}") from None
+        raise InputError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path}: not plain YAML: nested too deeply") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected 'key: value' lines")
     return content

@@ -28,7 +28,7 @@ def read_image(path: Path) -> Pixels:
         raw = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    picture = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if raw.size else None
+    picture = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
     if picture is None or picture.dtype != np.uint8:
         raise InputError(f"{path}: not a complete 8-bit picture")
     if picture.ndim == 2:
@@ -53,7 +53,7 @@ def write_image(path: Path, picture: Pixels, quality: int | None = None) -> None
 
 
 def shrink(picture: Pixels, factor: int) -> Pixels:
-    """(h, w, c) averaged over `factor` x `factor` areas; h and w must be multiples of `factor`."""
+    """(h, w) or (h, w, 3) averaged over `factor` x `factor` areas; h and w must be multiples of `factor`."""
     height, width = picture.shape[:2]
     if height % factor or width % factor:
         raise ValueError(f"{width}x{height} is no multiple of {factor}")

@@ -52,7 +52,7 @@ def test_noise_is_split_as_least_squares_does() -> None:
     for nudged in (
         found._replace(scale=found.scale * 1.01),
         found._replace(rotation=turn(1, (0, 1, 0)) @ found.rotation),
-        found._replace(translation=found.translation + [0.02, 0, 0]),
+        found._replace(translation=found.translation + 0.02),
     ):
         assert ((nudged.apply(source) - target) ** 2).sum() > best
 

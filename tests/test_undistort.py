@@ -56,7 +56,7 @@ def test_pinhole_is_filled_and_cannot_grow(lens: Lens) -> None:
 
 @pytest.mark.parametrize("lens", LENSES)
 def test_a_wave_comes_out_straight(lens: Lens) -> None:
-    """A pattern given in ideal coordinates, seen through the lens and straightened, is the pattern seen by a pinhole."""
+    """A pattern given in ideal coordinates, bent and straightened, is the pattern that a pinhole sees."""
 
     def wave(ideal: np.ndarray) -> np.ndarray:
         return 127 + 100 * np.sin(30 * ideal[..., 0]) * np.cos(25 * ideal[..., 1])

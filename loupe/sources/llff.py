@@ -55,7 +55,8 @@ def _table(path: Path, photos: int) -> Array:
 
 def _view(path: Path, photo: Photo, row: Array) -> View:
     matrix = row[:15].reshape(3, 5)
-    down, right, backwards, position, (height, width, focal) = matrix.T
+    down, right, backwards, position = matrix[:, :4].T
+    height, width, focal = matrix[:, 4].tolist()
     if min(width, height) < 1 or abs(width / height / (photo.source_width / photo.source_height) - 1) > 0.01:
         raise InputError(
             f"{path}: poses are for {width:g}x{height:g} pixels, but photo {photo.name} has"
