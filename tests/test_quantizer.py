@@ -131,7 +131,7 @@ def test_k_means_lowers_the_error_and_ends_on_means() -> None:
         made = quantizer()
         made.fit_k_means(latents, rounds, generator(1))
         indices = made.nearest(latents)
-        errors.append(float((latents - made.codebook[indices]).square().mean()))
+        errors.append(float((latents - made.codebook[indices]).detach().square().mean()))
     assert errors[0] > errors[1] > errors[2]
     for code in range(12):
         assert torch.allclose(made.codebook[code], latents[indices == code].mean(0), atol=0.05)
