@@ -7,9 +7,9 @@ import numpy as np
 from shelf_scene import moved, potted_bush
 from studio import Lamp, Part
 
-LAMPS = [Lamp((-4, -5, 7), (0, 0, 0), 4.0, (5.0, 4.8, 4.5)), Lamp((5, 4, 5), (0, 0, 0), 3.0, (2.6, 2.8, 3.2))]
-AMBIENT = 0.4
-SCALE = 1.5
+LAMPS = [Lamp((-4, -5, 7), (0, 0, 0), 4.0, (13.0, 12.5, 11.7)), Lamp((5, 4, 5), (0, 0, 0), 3.0, (7.0, 7.6, 8.6))]
+AMBIENT = 0.6
+SCALE = 1.7
 
 
 def plant(rng: np.random.Generator) -> list[Part]:

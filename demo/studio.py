@@ -44,10 +44,8 @@ def start_mitsuba():
     try:
         mi.set_variant("llvm_ad_rgb")
         mi.Float(0) + 1
-    except Exception as error:
-        raise SystemExit(
-            f"render_capture: LLVM was not found ({error}); install libllvm, or set DRJIT_LIBLLVM_PATH"
-        ) from None
+    except Exception:  # Dr.Jit has said on stderr where it looked
+        raise SystemExit("render_capture: LLVM was not found; install libllvm19, or set DRJIT_LIBLLVM_PATH") from None
     return mi
 
 
