@@ -4,8 +4,8 @@ A method is one object that lives through one phase ("encoder" or "joint") of on
 knows how to make a batch, its losses and a picture; it does not own the loop, the clock, the disk or the log.
 
 Exact resume rests on two rules. A batch depends on the seed, the segment, the step and saved state alone: all
-randomness comes from the `generator` handed in, which the loop seeds anew for every step. And everything that a method
-changes while it trains is in `state()`.
+randomness comes from the `generator` handed in, which the loop seeds anew for every step (as it does torch's own). And
+everything that a method changes while it trains is in `state()`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ class Trainee(Protocol):
         """The stretches that this phase's training runs through, in order."""
 
     def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
-        """A fresh optimiser per parameter group, for a segment's start and whenever `after_step` was True."""
+        """A fresh optimiser per parameter group, for a segment's start and whenever `after_step` was True.
+
+        Asked again after a resumption, so it changes nothing. Where a group of an optimiser's parameters carries
+        "max_norm", their gradients are clipped together to that norm.
+        """
 
     def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
         """For each group, the factor on its optimiser's initial learning rates at this step of the segment."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loupe.errors import InputError
+
 _WHOLE = 64 << 20
 _BLOCK = 1 << 20
 _SECRET = re.compile(r"token|secret|passw|api_?key|access_?key|private_?key|credential", re.IGNORECASE)
@@ -31,8 +33,10 @@ def digest(path: Path) -> str:
     """The digest of a file, or of a folder: of all relative names in order, each with its content's digest.
 
     Of a file above 64 MiB the size and 64 blocks of 1 MiB, evenly spread from head to tail, stand for the content, and
-    the digest says so by starting with "sampled-sha256:" instead of "sha256:". Raises `FileNotFoundError`.
+    the digest says so by starting with "sampled-sha256:" instead of "sha256:". Raises `InputError` if there is nothing.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; run the step that makes it")
     files = [path] if not path.is_dir() else sorted(inner for inner in path.rglob("*") if inner.is_file())
     total = hashlib.sha256()
     for file in files:

@@ -35,10 +35,14 @@ class Log:
         self.terminal = Progress(f"{name} {instance}")
         (folder / "metrics.jsonl").touch()
 
-    def describe(self, parameters: Mapping[str, object], inputs: Sequence[Path]) -> None:
-        """Note the configuration, and the digests of the files and folders that the step reads."""
-        self.facts |= {"parameters": dict(parameters), "inputs": {str(path): digest(path) for path in inputs}}
+    def parameters(self, values: Mapping[str, object]) -> None:
+        """Note the configuration, as plain nested values; a second call adds to the first."""
+        self.facts["parameters"].update(values)
         self.save()
+
+    def read(self, paths: Sequence[Path]) -> None:
+        """Note the digests of files and folders that the step reads; `InputError` if one is missing."""
+        self.facts["inputs"].update({str(path): digest(path) for path in paths})
 
     @property
     def inputs(self) -> Mapping[str, str]:

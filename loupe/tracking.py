@@ -55,7 +55,7 @@ def step(
         name: the step, for example "fit_encoder".
         instance: what it works on, for example "demo" or "demo.voxel_grid"; the runs of an instance stand together.
         log: the folder for the log; an older log in it is replaced.
-        parameters: the configuration, as plain nested values.
+        parameters: the configuration, as plain nested values; the body may add to it (`Log.parameters`).
         inputs: folders and files that the step reads; their digests are noted.
 
     Raises:
@@ -70,7 +70,8 @@ def step(
     logger.addHandler(listener)
     status = "failed"
     try:
-        record.describe(parameters or {}, inputs)
+        record.read(inputs)
+        record.parameters(parameters or {})
         yield record
         status = "finished"
     except InputError as error:
@@ -161,6 +162,7 @@ class Mirror:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         from mlflow import MlflowClient
 
         self._uri = store() or _DEFAULT_STORE

@@ -62,10 +62,11 @@ def test_a_log_says_what_ran_on_what_and_how_it_went(tmp_path: Path) -> None:
         record.picture("held out", np.full((4, 6, 3), 200, np.uint8))
         record.summary({"psnr": 27.5})
         record.summary({"views": 3})
+        record.parameters({"seed": 1})
         record.say("a line")
     known = facts(log)
     assert known["status"] == "finished"
-    assert known["parameters"] == {"lr": 0.1}
+    assert known["parameters"] == {"lr": 0.1, "seed": 1}
     assert known["summary"] == {"psnr": 27.5, "views": 3}
     assert known["inputs"] == record.inputs == {str(tmp_path / "scene"): provenance.digest(tmp_path / "scene")}
     assert before <= known["started"] <= time.time()
@@ -157,7 +158,7 @@ def test_a_digest_follows_names_and_contents_and_nothing_else(tmp_path: Path) ->
     (folder / "y").write_text("1")
     assert provenance.digest(folder) != first
     assert first.startswith("sha256:")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match="absent: no such"):
         provenance.digest(tmp_path / "absent")
 
 
