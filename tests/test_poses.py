@@ -1,0 +1,245 @@
+"""From photos to a scene: a small textured world is photographed, and its cameras must come back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from loupe import sfm
+from loupe.align import compare_cameras
+from loupe.camera import Array, Camera
+from loupe.errors import InputError
+from loupe.images import Pixels, write_image
+from loupe.photos import IngestConfig, Photo, find_photos, ingest
+from loupe.poses import Estimate, PosesConfig, SceneConfig, SplitConfig, depth_bounds, estimate_scene, split_views
+from loupe.scene import Scene
+from loupe.undistort import Lens
+
+WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
+CONFIG = PosesConfig(features=1000)
+
+
+def texture(seed: int) -> Array:
+    """Blobs of several sizes, (512, 512, 3) in 0..255."""
+    random = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(random.uniform(0, 255, (n, n, 3)), (512, 512), interpolation=cv2.INTER_CUBIC) for n in (16, 64, 200)
+    ]
+    return np.clip(0.2 * layers[0] + 0.4 * layers[1] + 0.4 * layers[2], 0, 255)
+
+
+# Upright squares that face the cameras: centre (x, y), depth z, half a side, texture.
+SQUARES = [(0.0, 0.0, 8.0, 9.0, texture(0)), (-1.5, 0.8, 5.0, 1.2, texture(1)), (1.4, -0.6, 6.0, 1.3, texture(2))]
+
+
+def photograph(camera: Camera, lens: Lens) -> Pixels:
+    """The squares seen through `lens` from the camera's pose."""
+    pixels = np.stack(np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5), -1)
+    ideal = lens.undistort(pixels)
+    rays = np.concatenate([ideal, np.ones((HEIGHT, WIDTH, 1))], -1) @ camera.cam_from_world[:3, :3]
+    picture = np.zeros((HEIGHT, WIDTH, 3))
+    for x, y, z, half, colours in sorted(SQUARES, key=lambda square: -square[2]):
+        hit = camera.center[:2] + rays[..., :2] * ((z - camera.center[2]) / rays[..., 2])[..., None]
+        place = ((hit - [x, y]) / half * 0.5 + 0.5) * 512 - 0.5
+        seen = cv2.remap(colours, place.astype(np.float32), None, cv2.INTER_LINEAR, borderValue=(-1, -1, -1))
+        picture = np.where((np.abs(hit - [x, y]).max(-1) < half)[..., None], seen, picture)
+    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+def true_camera(index: int, moved: float = 1.0) -> Camera:
+    """On a bent grid of 3 x 3 positions, turned a little each."""
+    pose = np.eye(4)
+    column, line = index % 3 - 1, index // 3 - 1
+    pose[:3, :3] = cv2.Rodrigues(np.array([0.06 * line, -0.08 * column, 0.03 * column * line]))[0]
+    pose[:3, 3] = -pose[:3, :3] @ (moved * np.array([0.9 * column, 0.7 * line, 0.3 * column * line]))
+    return Camera(WIDTH, HEIGHT, FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, pose)
+
+
+def take(folder: Path, k: float = 0.0, moved: float = 1.0, count: int = 9) -> tuple[Path, list[Photo]]:
+    """Photograph the world into `folder/capture` and ingest it into `folder/photos`."""
+    lens = Lens(WIDTH, HEIGHT, FOCAL, WIDTH / 2, HEIGHT / 2, k)
+    for name in ("capture", "photos"):
+        (folder / name).mkdir()
+    for index in range(count):
+        write_image(folder / "capture" / f"p{index}.png", photograph(true_camera(index, moved), lens))
+    found = find_photos(folder / "capture")
+    return folder / "capture", ingest(found, IngestConfig(shrink=1), folder / "photos", print).photos
+
+
+def estimate(folder: Path, capture: Path, photos: list[Photo], out: str = "scene", **poses: object) -> Estimate:
+    (folder / out).mkdir()
+    config = CONFIG.model_copy(update=poses)
+    scene = SceneConfig(ratio=4, split=SplitConfig(every=4))
+    return estimate_scene(capture, (folder / "photos", photos), config, scene, folder / out, print)
+
+
+@pytest.fixture(scope="module")
+def bent(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Estimate]:
+    """Nine photos through a lens with visible distortion."""
+    folder = tmp_path_factory.mktemp("bent")
+    return folder, estimate(folder, *take(folder, k=-0.08))
+
+
+def test_the_cameras_come_back(bent: tuple[Path, Estimate]) -> None:
+    scene = bent[1].scene
+    assert bent[1].unplaced == []
+    assert [view.name for view in scene.views] == [f"p{index}" for index in range(9)]
+    error = compare_cameras([view.camera for view in scene.views], [true_camera(index) for index in range(9)])
+    assert error.degrees.max() < 0.3
+    assert error.distance.max() < 0.02
+    assert scene.views[0].camera.fx == pytest.approx(FOCAL, rel=0.02)
+    assert scene.source == "pycolmap incremental"
+
+
+def test_pictures_come_out_straight(bent: tuple[Path, Estimate]) -> None:
+    """An undistorted picture is what a pinhole with the estimated intrinsics sees from the true pose."""
+    folder, made = bent
+    view = made.scene.view("p4")
+    camera = view.camera
+    assert view.image == "images/p4.png"
+    picture = made.scene.picture("p4").astype(float)
+    lens = Lens(WIDTH, HEIGHT, camera.fx, camera.cx, camera.cy, 0.0)
+    expected = photograph(true_camera(4), lens).astype(float)
+    height, width = min(picture.shape[0], HEIGHT), min(picture.shape[1], WIDTH)
+    straight = np.abs(picture[:height, :width] - expected[:height, :width]).mean()
+    photo = cv2.imread(str(folder / "photos" / "p4.png"))[..., ::-1].astype(float)
+    assert straight < 0.5 * np.abs(photo[:height, :width] - expected[:height, :width]).mean()
+
+
+def test_points_project_where_they_lie(bent: tuple[Path, Estimate]) -> None:
+    """The scene's points, coloured from the photos, have that colour where the views see them; bounds hold them."""
+    scene = bent[1].scene
+    points = scene.points
+    assert len(points.xyz) > 100
+    assert points.seen.min() >= 2
+    assert points.seen.max() <= 9
+    many = points.seen >= 5
+    for view in scene.views[::4]:
+        pixels, depth = view.camera.project(points.xyz[many].astype(np.float64))
+        inside = (pixels > 2).all(1) & (pixels < np.array([view.camera.width, view.camera.height]) - 2).all(1)
+        at = pixels[inside].astype(int)
+        colours = cv2.GaussianBlur(scene.picture(view.name), (0, 0), 1)[at[:, 1], at[:, 0]].astype(float)
+        assert np.abs(colours - points.rgb[many][inside]).mean() < 25
+        assert ((view.near < depth) & (depth < view.far))[inside].mean() > 0.99
+
+
+def test_the_scene_on_disk_is_the_scene(bent: tuple[Path, Estimate]) -> None:
+    again = Scene.load(bent[0] / "scene")
+    assert again.test == ["p0", "p4", "p8"]
+    assert again.train == ["p1", "p2", "p3", "p5", "p6", "p7"]
+    assert again.camera("p0", "full").width % 4 == 0
+
+
+def test_the_same_photos_give_the_same_bytes(bent: tuple[Path, Estimate]) -> None:
+    folder = bent[0]
+    photos = ingest(find_photos(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print).photos
+    estimate(folder, folder / "capture", photos, "again")
+    for path in sorted((folder / "scene").rglob("*.*")):
+        assert (folder / "again" / path.relative_to(folder / "scene")).read_bytes() == path.read_bytes(), path.name
+
+
+def given_poses(capture: Path, count: int = 9) -> None:
+    """The true cameras as LLFF's table."""
+    rows = []
+    for index in range(count):
+        camera = true_camera(index)
+        right, down, forward = camera.cam_from_world[:3, :3]
+        size = [HEIGHT, WIDTH, FOCAL]
+        matrix = np.stack([down, right, -forward, camera.center, size], 1)
+        rows.append([*matrix.ravel(), 4.0, 10.0])
+    np.save(capture / "poses_bounds.npy", np.array(rows))
+
+
+def test_given_cameras_are_kept_and_points_triangulated(tmp_path: Path) -> None:
+    capture, photos = take(tmp_path)
+    given_poses(capture)
+    scene = estimate(tmp_path, capture, photos).scene
+    assert scene.source == "llff"
+    for index, view in enumerate(scene.views):
+        np.testing.assert_allclose(view.camera.cam_from_world, true_camera(index).cam_from_world, atol=1e-12)
+        assert (view.image, view.near, view.far) == (f"../photos/p{index}.png", 4.0, 10.0)
+    depths = scene.points.xyz[:, 2]
+    near_a_square = np.min([np.abs(depths - square[2]) for square in SQUARES], 0)
+    assert len(depths) > 100
+    assert np.median(near_a_square) < 0.05
+
+
+def test_sfm_may_be_asked_for_although_cameras_are_given(tmp_path: Path) -> None:
+    """Without distortion the ingested pictures themselves are the views."""
+    capture, photos = take(tmp_path)
+    given_poses(capture)
+    scene = estimate(tmp_path, capture, photos, source="sfm").scene
+    assert scene.source.startswith("pycolmap")
+    assert {os.path.dirname(view.image) for view in scene.views} <= {"../photos", "images"}
+
+
+def failing(real: Callable[..., object], rungs: int) -> Callable[..., object]:
+    calls = iter(range(1000))
+    return lambda *arguments: None if next(calls) < rungs else real(*arguments)
+
+
+def test_the_next_rung_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture, photos = take(tmp_path)
+    monkeypatch.setattr(sfm, "_map", failing(sfm._map, 2))
+    assert estimate(tmp_path, capture, photos).scene.source == "pycolmap global"
+
+
+def test_the_model_with_the_most_photos_wins(tmp_path: Path) -> None:
+    """One photo shows another place: it is left out and named, and the others stand."""
+    capture, photos = take(tmp_path)
+    stranger = np.clip(texture(9)[:HEIGHT, :WIDTH], 0, 255).astype(np.uint8)
+    write_image(tmp_path / "photos" / "p2.png", stranger)
+    made = estimate(tmp_path, capture, photos)
+    assert made.unplaced == ["p2"]
+    assert len(made.scene.views) == 8
+
+
+def test_hopeless_photos_fail_with_evidence(tmp_path: Path) -> None:
+    capture, photos = take(tmp_path, count=4)
+    for index in range(4):
+        picture = np.random.default_rng(index).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+        write_image(tmp_path / "photos" / f"p{index}.png", picture)
+    with pytest.raises(InputError, match=r"under 60% of 4 photos could be placed \(incremental: .*global, 3 x"):
+        estimate(tmp_path, capture, photos)
+
+
+def test_a_turn_on_the_spot_fails(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="from different positions"):
+        estimate(tmp_path, *take(tmp_path, moved=0.0))
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (SplitConfig(every=8, test=("x",)), "no view is named x"),
+        (SplitConfig(every=8, test=("b",), train=("a", "b")), "b would both"),
+        (SplitConfig(every=8, test=("a", "b")), "1 views train and 2 test"),
+        (SplitConfig(every=8, train=("a", "b", "c")), "a would both|0 test"),
+    ],
+)
+def test_bad_splits_are_refused(split: SplitConfig, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split_views(["a", "b", "c"], split)
+
+
+def test_splits() -> None:
+    names = [f"{n:02d}" for n in range(20)]
+    train, test = split_views(names[::-1], SplitConfig(every=8))
+    assert test == ["00", "08", "16"]
+    assert sorted(train + test) == names
+    assert split_views(names, SplitConfig(every=8, test=("03",), train=("01", "02"))) == (["01", "02"], ["03"])
+
+
+def test_depth_bounds_have_margins_and_survive_strays() -> None:
+    depths = np.r_[np.linspace(2, 6, 5000), -1.0]
+    near, far = depth_bounds(depths, depths)
+    assert 1.7 < near < 2
+    assert 6 < far < 6.7
+    assert depth_bounds(np.zeros(0), depths) == (near, far)
+    with pytest.raises(InputError, match="ten points"):
+        depth_bounds(np.zeros(0), -depths[:-1])
