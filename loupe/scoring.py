@@ -49,7 +49,7 @@ class ScoreConfig(Config):
     """
 
     scores: tuple[ScoreName, ...] = SCORES
-    crop: int = Field(256, ge=16, le=2048)
+    crop: int = Field(192, ge=16, le=2048)
 
 
 def score_renders(
@@ -85,10 +85,16 @@ def score_renders(
         sizes[view] = [true.shape[1], true.shape[0]]
         pictures[view] = _keep_pictures(out, view, rendered, true, config.crop)
         say(f"{view}: " + ", ".join(f"{name} {value:.4g}" for name, value in tables["render"][view].items()))
-    baselines: dict[str, Any] = {row: _summed_up(table, {}) for row, table in tables.items() if row != "render"}
+    photo = _summed_up(tables.pop("photo"), {})
+    baselines = {row: _summed_up(table, left_out) for row, table in tables.items() if row != "render"}
     if nearest is not None:
         baselines["nearest_view"]["taken_from"] = nearest
-    return {**_summed_up(tables["render"], left_out), "baselines": baselines, "sizes": sizes, "pictures": pictures}
+    return {
+        **_summed_up(tables["render"], left_out),
+        "baselines": {**baselines, "photo": photo},
+        "sizes": sizes,
+        "pictures": pictures,
+    }
 
 
 def save_scores(folder: Path, capture: str, recipe: str, content: Mapping[str, Any]) -> None:
@@ -210,8 +216,8 @@ def _mean_colour(scene: Scene) -> Pixels:
 
 
 def detailed_windows(picture: Pixels, side: int, count: int) -> list[tuple[int, int, int, int]]:
-    """Up to `count` squares (x, y, width, height) with the most detail, which do not overlap; smaller than `side` only
-    where the picture is."""
+    """Up to `count` squares (x, y, width, height) with the most detail, at least a `side` apart so that they show
+    different things; smaller than `side` only where the picture is."""
     height, width = (min(side, size) for size in picture.shape[:2])
     detail = np.abs(cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
     sums = cv2.boxFilter(detail, -1, (width, height), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
@@ -220,7 +226,7 @@ def detailed_windows(picture: Pixels, side: int, count: int) -> list[tuple[int, 
     while len(windows) < count and free.max() > -np.inf:
         y, x = (int(index) for index in np.unravel_index(np.argmax(free), free.shape))
         windows.append((x, y, width, height))
-        free[max(y - height + 1, 0) : y + height, max(x - width + 1, 0) : x + width] = -np.inf
+        free[max(y - 2 * height + 1, 0) : y + 2 * height, max(x - 2 * width + 1, 0) : x + 2 * width] = -np.inf
     return windows
 
 

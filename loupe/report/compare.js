@@ -1,0 +1,2 @@
+document.addEventListener("input", ({ target }) =>
+  target.closest(".compare")?.style.setProperty("--cut", `${target.value}%`));
