@@ -44,8 +44,8 @@ def take_down(dvc: psutil.Popen) -> None:
 
 
 def tell_step(dvc: psutil.Popen, number: int) -> None:
-    """Signals the processes below DVC, or DVC itself where there are none yet."""
-    for process in dvc.children(recursive=True) or [dvc]:
+    """Signals the step, which DVC's shell gives its place to, or DVC itself where no step runs yet."""
+    for process in dvc.children() or [dvc]:
         process.send_signal(number)
 
 
