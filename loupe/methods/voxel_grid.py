@@ -1,0 +1,52 @@
+"""DVGO v2, a voxel grid trained from single rays: the baseline, and the encoder that other methods start from.
+
+The encoder phase trains on the low-resolution pixels; the joint phase goes on at full resolution with a finer grid.
+
+Sun et al., "Improved direct voxel grid optimization for radiance fields reconstruction", 2022 (arXiv 2206.05085).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loupe.config import Config, parse_section
+from loupe.fields.radiance import FieldConfig
+from loupe.method import Phase, Setting
+from loupe.voxel_fit import FitConfig, VoxelFit
+
+
+class Part(Config):
+    """What one kind of space wants: the field, and how the encoder phase trains it."""
+
+    field: FieldConfig = FieldConfig()
+    fit: FitConfig
+
+
+class Encoder(Config):
+    """The recipe's section `encoder`: which part counts is the space's kind. Both are there, so that a recipe fits any
+    capture."""
+
+    bounded: Part
+    forward: Part
+
+
+class Joint(Config):
+    """The recipe's section `joint`: how the field is trained on at full resolution."""
+
+    bounded: FitConfig
+    forward: FitConfig
+
+
+class VoxelGrid(VoxelFit):
+    """DVGO v2 in one phase of one trial."""
+
+    def __init__(self, phase: Phase, recipe: Mapping[str, Any], setting: Setting) -> None:
+        """Raises `InputError` where the recipe's sections do not fit."""
+        part = getattr(parse_section(Encoder, recipe.get("encoder"), "recipe: encoder"), setting.space.kind)
+        if phase == "encoder":
+            super().__init__(setting, "low", part.fit, part.field)
+            self.begin()
+        else:
+            fit = getattr(parse_section(Joint, recipe.get("joint"), "recipe: joint"), setting.space.kind)
+            super().__init__(setting, "full", fit, part.field)
