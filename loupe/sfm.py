@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # A detector holds the scale space of a photo: half a GB at 1600 pixels.
 _MOST_DETECTORS = 8
+# Half the points must be seen from directions that differ by so many degrees.
+_LEAST_PARALLAX = 4.0
 
 
 class SfmConfig(Config):
@@ -222,13 +224,17 @@ def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConf
 
 
 def _has_parallax(model: pycolmap.Reconstruction) -> bool:
-    """Whether the cameras moved, compared with how far the points are: a turn on the spot fits any depth."""
+    """Whether points are seen from clearly different directions: a turn on the spot fits any depth, and with a wrong
+    lens the global mapper finds a few degrees even there."""
     if model.num_reg_images() < MIN_PHOTOS or model.num_points3D() < 10:
         return False
-    centers = np.array([model.image(i).projection_center() for i in model.reg_image_ids()])
-    points = np.array([point.xyz for point in model.points3D.values()])
-    distance = np.median(np.linalg.norm(points - centers.mean(0), axis=1))
-    return bool(np.linalg.norm(centers.std(0)) > 0.005 * distance)
+    centers = {key: model.image(key).projection_center() for key in model.reg_image_ids()}
+    widest = []
+    for point in model.points3D.values():
+        towards = np.array([centers[element.image_id] for element in point.track.elements]) - point.xyz
+        towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+        widest.append((towards @ towards.T).min())
+    return bool(np.median(widest) < np.cos(np.radians(_LEAST_PARALLAX)))
 
 
 def _attempt(name: str, model: pycolmap.Reconstruction | None) -> Attempt:

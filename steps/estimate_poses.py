@@ -8,6 +8,7 @@ from pathlib import Path
 from loupe import tracking
 from loupe.config import read_section
 from loupe.photos import read_photos
+from loupe.plan import draw_plan
 from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 
 VERSION = 1
@@ -32,6 +33,7 @@ def main() -> None:
         photos = given.photos, read_photos(given.photos)
         given.out.mkdir(parents=True, exist_ok=True)
         made = estimate_scene(given.capture, photos, poses, scene, given.out, log.say)
+        log.picture("plan", draw_plan(made.scene))
         log.summary(
             {
                 "views": len(made.scene.views),
