@@ -26,10 +26,11 @@ def main() -> None:
     ):
         parser.add_argument(option, type=Path, required=True, help=meaning)
     given = parser.parse_args()
-    with tracking.step("estimate_poses", given.config.stem, given.log) as log:
+    inputs = [given.capture, given.photos, given.config]
+    with tracking.step("estimate_poses", given.config.stem, given.log, inputs=inputs) as log:
         poses = read_section(given.config, "poses", PosesConfig)
         scene = read_section(given.config, "scene", SceneConfig)
-        log.describe({"poses": poses.model_dump(), "scene": scene.model_dump()}, [given.capture, given.photos])
+        log.parameters({"poses": poses.model_dump(), "scene": scene.model_dump()})
         photos = given.photos, read_photos(given.photos)
         given.out.mkdir(parents=True, exist_ok=True)
         made = estimate_scene(given.capture, photos, poses, scene, given.out, log.say)

@@ -24,9 +24,10 @@ def main() -> None:
     ):
         parser.add_argument(option, type=Path, required=True, help=meaning)
     given = parser.parse_args()
-    with tracking.step("ingest_photos", given.config.stem, given.log) as log:
+    inputs = [given.capture, given.config]
+    with tracking.step("ingest_photos", given.config.stem, given.log, inputs=inputs) as log:
         config = read_section(given.config, "ingest", IngestConfig)
-        log.describe({"ingest": config.model_dump()}, [given.capture, given.config])
+        log.parameters({"ingest": config.model_dump()})
         files = LAYOUTS[recognise(given.capture)].photos(given.capture)
         given.out.mkdir(parents=True, exist_ok=True)
         made = ingest(files, config, given.out, log.say)
