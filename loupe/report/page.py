@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -224,4 +224,4 @@ def _duration(seconds: float) -> str:
 
 
 def _parameters(log: StepLog) -> str:
-    return json.dumps(log.run["parameters"], indent=1)
+    return yaml.safe_dump(log.run["parameters"], sort_keys=False, default_flow_style=None, allow_unicode=True)
