@@ -232,6 +232,8 @@ def _to_rgb(photo: Image.Image) -> tuple[Pixels, Pixels | None]:
     if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
         both = np.asarray(photo.convert("RGBA"))
         alpha = np.ascontiguousarray(both[..., 3])
+        if not alpha.any():
+            raise _Unusable("wholly transparent")
         return np.ascontiguousarray(both[..., :3]), None if alpha.min() == 255 else alpha
     return np.asarray(photo.convert("RGB")), None
 

@@ -110,10 +110,10 @@ def split_views(names: Sequence[str], split: SplitConfig) -> tuple[list[str], li
     ordered = sorted(names)
     if unknown := sorted((set(split.test) | set(split.train)) - set(ordered)):
         raise InputError(f"scene.split: no view is named {', '.join(unknown)}; it was left out or never was")
-    if both := sorted(set(split.test) & set(split.train)):
-        raise InputError(f"scene.split: {', '.join(both)} would both train and test")
     test = sorted(split.test) if split.test else ordered[:: split.every]
     train = sorted(split.train) if split.train else [name for name in ordered if name not in test]
+    if both := sorted(set(test) & set(train)):
+        raise InputError(f"scene.split: {', '.join(both)} would both train and test")
     if len(train) < 2 or not test:
         raise InputError(f"scene.split: {len(train)} views train and {len(test)} test, of {len(ordered)}; need 2 and 1")
     return train, test

@@ -136,6 +136,11 @@ def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
     assert made.photos[1].mask is None
 
 
+def test_a_photo_of_nothing_is_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png", np.concatenate([smooth(), np.zeros((40, 64, 1), np.uint8)], 2))
+    assert run(tmp_path / "in")[0].left_out == {"a.png": "wholly transparent"}
+
+
 def test_shrinking_averages_areas_and_trims(tmp_path: Path) -> None:
     noise = RANDOM.integers(0, 256, (41, 66, 3)).astype(np.uint8)
     save(tmp_path / "in" / "a.png", noise, exif=exif(focal=28))
