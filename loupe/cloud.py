@@ -1,0 +1,102 @@
+"""Coloured points on surfaces, as a scene's sweeps agree on them: to look at, and to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loupe.camera import Array, Camera
+from loupe.images import Pixels
+from loupe.space import Space
+from loupe.sweep import Sweep
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+_COLOURS = ("red", "green", "blue")
+_AGREEING = 2  # neighbours that must find a surface where a view finds one
+_TOLERANCE = 1.5  # planes of the sweep
+
+
+class Cloud(NamedTuple):
+    """Points `xyz` (n, 3) in the world and their colours `rgb` (n, 3)."""
+
+    xyz: NDArray[np.float32]
+    rgb: NDArray[np.uint8]
+
+    def joined(self, other: Cloud) -> Cloud:
+        """These points, then the others."""
+        return Cloud(np.concatenate([self.xyz, other.xyz]), np.concatenate([self.rgb, other.rgb]))
+
+    def within(self, space: Space, occupied: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, " n"]]) -> Cloud:
+        """The points whose unit coordinates are `occupied`."""
+        kept = occupied(space.to_unit(torch.from_numpy(self.xyz))).numpy()
+        return Cloud(self.xyz[kept], self.rgb[kept])
+
+    def one_a_voxel(self, space: Space, shape: Sequence[int]) -> Cloud:
+        """One point, at the mean position and colour, for each voxel of a grid over the box that holds any."""
+        counts = np.asarray(shape)
+        unit = space.to_unit(torch.from_numpy(self.xyz)).numpy()
+        voxel = np.ravel_multi_index(tuple((unit * counts).astype(int).clip(0, counts - 1).T), tuple(shape))
+        _, group, members = np.unique(voxel, return_inverse=True, return_counts=True)
+        sums = [np.bincount(group, column, len(members)) for column in np.concatenate([self.xyz, self.rgb], 1).T]
+        means = np.stack(sums, 1) / members[:, None]
+        return Cloud(means[:, :3].astype(np.float32), np.round(means[:, 3:]).astype(np.uint8))
+
+    def drawn(self, camera: Camera) -> Pixels:
+        """The points as a camera sees them, a pixel each, on black (height, width, 3)."""
+        picture = np.zeros((camera.height, camera.width, 3), np.uint8)
+        pixels, depth = camera.project(self.xyz.astype(np.float64))
+        inside = (depth > 0) & (pixels >= 0).all(1) & (pixels < (camera.width, camera.height)).all(1)
+        far_first = np.flatnonzero(inside)[np.argsort(-depth[inside], kind="stable")]
+        columns, rows = pixels[far_first].astype(int).T
+        picture[rows, columns] = self.rgb[far_first]
+        return picture
+
+    def save(self, path: Path) -> None:
+        """Write binary PLY with colours, as other programs read it."""
+        rows = np.empty(len(self.xyz), [(axis, "<f4") for axis in "xyz"] + [(name, "u1") for name in _COLOURS])
+        for index, (axis, colour) in enumerate(zip("xyz", _COLOURS, strict=True)):
+            rows[axis], rows[colour] = self.xyz[:, index], self.rgb[:, index]
+        properties = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {name}" for name in _COLOURS]
+        header = [
+            "ply",
+            "format binary_little_endian 1.0",
+            f"element vertex {len(rows)}",
+            *properties,
+            "end_header",
+            "",
+        ]
+        path.write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
+
+
+def surface_cloud(pictures: Sequence[Pixels], sweeps: Sequence[Sweep], neighbours: Sequence[Sequence[int]]) -> Cloud:
+    """The likeliest surface point of every pixel of every view with which two of the view's neighbours agree."""
+    clouds = [np.zeros((0, 3))]
+    colours = [np.zeros((0, 3), np.uint8)]
+    for picture, sweep, around in zip(pictures, sweeps, neighbours, strict=True):
+        known = np.isfinite(sweep.first) & (sweep.best > 0)
+        rows, columns = np.nonzero(known)
+        pixels = np.stack([columns, rows], 1).astype(np.float64) + 0.5
+        points = sweep.camera.unproject(pixels, 1 / sweep.best[known].astype(np.float64))
+        agreeing = np.zeros(len(points), int)
+        for other in around:
+            agreeing += _agrees(sweeps[other], points)
+        clouds.append(points[agreeing >= _AGREEING])
+        colours.append(picture[known][agreeing >= _AGREEING])
+    return Cloud(np.concatenate(clouds).astype(np.float32), np.concatenate(colours))
+
+
+def _agrees(sweep: Sweep, points: Array) -> NDArray[np.bool_]:
+    """Whether a sweep finds its surface where points (n, 3) lie."""
+    pixels, depth = sweep.camera.project(points)
+    inside = (depth > 0) & (pixels >= 0).all(1) & (pixels < (sweep.camera.width, sweep.camera.height)).all(1)
+    columns, rows = pixels[inside].astype(int).T
+    inside[inside] = np.abs(sweep.best[rows, columns] - 1 / depth[inside]) <= _TOLERANCE * sweep.step
+    return inside
