@@ -28,7 +28,7 @@ from torch.nn.functional import mse_loss
 from loupe.config import Config, parse_section
 from loupe.errors import InputError
 from loupe.images import Pixels, to_uint8
-from loupe.nets.autoencoder import Decoder, Encoder, in_tiles
+from loupe.nets.autoencoder import Decoder, Encoder, in_tiles, start_at_principal_components
 from loupe.nets.quantizer import Quantized, Quantizer
 from loupe.tiles import Tiles
 
@@ -117,6 +117,10 @@ class VqVae(nn.Module):
         pictures: Tensor = self.decoder(codes)
         return pictures + 0.5
 
+    def start(self, pictures: Float[Tensor, "b 3 h w"]) -> None:
+        """Begin as the best linear auto-encoder of these pictures."""
+        start_at_principal_components(self.encoder, self.decoder, pictures - 0.5)
+
     def forward(self, pictures: Float[Tensor, "b 3 h w"], quantise: bool) -> Reconstruction:
         """Encode and decode, through the codebook or past it."""
         latents = self.encode(pictures)
@@ -157,8 +161,12 @@ def encode_view(model: VqVae, pixels: Pixels, tile: int = _TILE) -> Float[Tensor
 @torch.no_grad()
 def decode_view(model: VqVae, codes: Float[Tensor, "1 c h w"], tile: int = _TILE) -> Pixels:
     """The whole picture of a map of codes, uint8 (factor h, factor w, 3), worked on in tiles; seamless."""
-    picture = in_tiles(lambda part: model.decode(part).cpu(), codes, Fraction(model.factor), tile, model.decoder.radius)
-    return to_uint8(picture[0].permute(1, 2, 0).numpy())
+
+    def decode(part: Tensor) -> Tensor:
+        return torch.from_numpy(to_uint8(model.decode(part).cpu().numpy()))
+
+    picture = in_tiles(decode, codes, Fraction(model.factor), tile, model.decoder.radius)
+    return np.asarray(picture[0].permute(1, 2, 0).numpy(), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-_K_MEANS_LATENTS = 1 << 15  # 16 for each of 2048 codes
+_CELLS = 1 << 15  # looked at for principal components and for k-means: 16 for each of 2048 codes
 _K_MEANS_ROUNDS = 8
 _REVIVING = 0.8  # of the quantised segment: a code moved later than that would have no time to settle
 _LAST_RATE = 0.02
@@ -41,9 +41,10 @@ _SAMPLE = 256  # side of the sample pictures, pixels
 class CodebookTraining:
     """The training of a `VqVae`, as a `loupe.method.Trainee`.
 
-    First "plain", without quantisation; at its end the codes are placed by k-means on latents of training squares; then
-    "quantised", where equation 3 is minimised and dead codes are revived. With `quantise` off, the quantizer is passed
-    by throughout and nothing else differs: the reference that shows what quantisation costs.
+    The network starts at the principal components of cells of training squares. First comes "plain", without
+    quantisation, at whose end the codes are placed by k-means on latents of training squares; then "quantised", where
+    equation 3 is minimised and dead codes are revived. With `quantise` off, the quantizer is passed by throughout and
+    nothing else differs: the reference that shows what quantisation costs.
     """
 
     def __init__(self, config: CodebookConfig, tiles: Tiles, views: Sequence[str], quantise: bool) -> None:
@@ -60,6 +61,7 @@ class CodebookTraining:
             torch.manual_seed(config.seed)
             self.model = VqVae(config.network)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.start(self._some_squares(torch.Generator().manual_seed(config.seed)))
         self._latents = torch.empty(0)
         self._error = torch.tensor(math.nan)
 
@@ -132,12 +134,15 @@ class CodebookTraining:
         pixels = torch.from_numpy(np.stack(squares)).to(self.model.quantizer.codebook.device)
         return pixels.permute(0, 3, 1, 2).float() / 255
 
+    def _some_squares(self, generator: torch.Generator) -> Float[Tensor, "n 3 crop crop"]:
+        cells = (self._config.crop // self._config.network.factor) ** 2
+        return self._squares(math.ceil(_CELLS / cells), generator)
+
     @torch.no_grad()
     def _place_codes(self, generator: torch.Generator) -> None:
-        cells = (self._config.crop // self._config.network.factor) ** 2
-        count = math.ceil(_K_MEANS_LATENTS / cells)
-        latents = [rows_of(self.model.encode(self._squares(1, generator))) for _ in range(count)]
-        self.model.quantizer.fit_k_means(torch.cat(latents), _K_MEANS_ROUNDS, generator)
+        squares = torch.split(self._some_squares(generator), self._config.batch)
+        latents = torch.cat([rows_of(self.model.encode(part)) for part in squares])
+        self.model.quantizer.fit_k_means(latents, _K_MEANS_ROUNDS, generator)
 
 
 def _draw(below: int, generator: torch.Generator) -> int:

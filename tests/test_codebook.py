@@ -199,6 +199,23 @@ def test_a_halo_too_small_shows() -> None:
         assert not torch.allclose(short, model.decode(x), atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 5, 48, 60])
+def test_it_starts_as_the_best_linear_auto_encoder(channels: int) -> None:
+    model = VqVae(NETWORK.model_copy(update={"channels": channels}))
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    model.start(x)
+    cells = torch.nn.functional.pixel_unshuffle(x, 4).movedim(1, -1).reshape(-1, 48).numpy()
+    mean = cells.mean(0)
+    left, values, right = np.linalg.svd(cells - mean, full_matrices=False)
+    wanted = left[:, :channels] * values[:channels] @ right[:channels] + mean
+    with torch.no_grad():
+        made = model(x, quantise=False)
+    found = torch.nn.functional.pixel_unshuffle(made.pictures, 4).movedim(1, -1).reshape(-1, 48).numpy()
+    assert np.allclose(found, wanted, atol=1e-4)
+    variances = rows_of(made.latents).var(0, correction=0)[:48]
+    assert np.allclose(variances, values[:channels] ** 2 / len(cells), atol=1e-4)
+
+
 def test_training_opens_training_views_alone(tiles: Watched, scene: Scene) -> None:
     training = CodebookTraining(CONFIG, tiles, scene.train, quantise=True)
     for segment in training.segments():

@@ -37,33 +37,65 @@ class Residual(nn.Module):
         return features + changed
 
 
-class Encoder(nn.Sequential):
-    """(b, 3, factor h, factor w) -> (b, channels, h, w): pixels are gathered into cells first, which makes all
-    convolutions work at the low resolution."""
+class Encoder(nn.Module):
+    """(b, 3, factor h, factor w) -> (b, channels, h, w): a linear map of each cell's pixels (`line`), and what residual
+    blocks that also see the cells around add to it, at first nothing."""
 
     def __init__(self, channels: int, width: int, blocks: int, factor: int) -> None:
-        super().__init__(
-            nn.PixelUnshuffle(factor),
-            _convolution(3 * factor**2, width),
-            *(Residual(width) for _ in range(blocks)),
-            nn.ReLU(),
-            nn.Conv2d(width, channels, 1),
-        )
+        super().__init__()
+        pixels = 3 * factor**2
+        self.gather = nn.PixelUnshuffle(factor)
+        self.line = nn.Conv2d(pixels, channels, 1)
+        self.rest = _residuals(pixels, width, blocks, nn.Conv2d(width, channels, 1))
         self.radius = 1 + blocks * Residual.radius
 
+    def forward(self, pictures: Float[Tensor, "b 3 fh fw"]) -> Float[Tensor, "b c h w"]:
+        """The latents of pictures."""
+        cells = self.gather(pictures)
+        latents: Tensor = self.line(cells) + self.rest(cells)
+        return latents
 
-class Decoder(nn.Sequential):
+
+class Decoder(nn.Module):
     """(b, channels, h, w) -> (b, 3, factor h, factor w), the mirror image of `Encoder`."""
 
     def __init__(self, channels: int, width: int, blocks: int, factor: int) -> None:
-        super().__init__(
-            _convolution(channels, width),
-            *(Residual(width) for _ in range(blocks)),
-            nn.ReLU(),
-            _convolution(width, 3 * factor**2),
-            nn.PixelShuffle(factor),
-        )
+        super().__init__()
+        pixels = 3 * factor**2
+        self.line = nn.Conv2d(channels, pixels, 1)
+        self.rest = _residuals(channels, width, blocks, _convolution(width, pixels))
+        self.spread = nn.PixelShuffle(factor)
         self.radius = 2 + blocks * Residual.radius
+
+    def forward(self, codes: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 fh fw"]:
+        """The pictures of codes."""
+        pictures: Tensor = self.spread(self.line(codes) + self.rest(codes))
+        return pictures
+
+
+@torch.no_grad()
+def start_at_principal_components(encoder: Encoder, decoder: Decoder, pictures: Float[Tensor, "b 3 h w"]) -> None:
+    """Set both linear maps to the principal components of the pictures' cells: the best that linear maps can do.
+
+    The components are orthonormal, so distances between latents are distances between pixels.
+    """
+    cells = encoder.gather(pictures).movedim(1, -1).flatten(0, 2).double().cpu()
+    mean = cells.mean(0)
+    components = torch.linalg.eigh((cells - mean).T @ (cells - mean))[1].T.flip(0)[: encoder.line.out_channels]
+    for parameter in (*encoder.line.parameters(), *decoder.line.parameters()):
+        parameter.zero_()
+    count = len(components)
+    encoder.line.weight[:count, :, 0, 0] = components.to(encoder.line.weight)
+    encoder.line.bias[:count] = -(components @ mean).to(encoder.line.weight)  # type: ignore[index]
+    decoder.line.weight[:, :count, 0, 0] = components.T.to(decoder.line.weight)
+    decoder.line.bias.copy_(mean)  # type: ignore[union-attr]
+
+
+def _residuals(inputs: int, width: int, blocks: int, last: nn.Conv2d) -> nn.Sequential:
+    """inputs -> width -> blocks -> last, which starts at zero."""
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(_convolution(inputs, width), *(Residual(width) for _ in range(blocks)), nn.ReLU(), last)
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
