@@ -26,9 +26,10 @@ def main() -> None:
     ):
         parser.add_argument(option, type=Path, required=True, help=meaning)
     given = parser.parse_args()
-    with tracking.step("carve_space", given.config.stem, given.log) as log:
+    inputs = [given.scene, given.tiles, given.config]
+    with tracking.step("carve_space", given.config.stem, given.log, inputs=inputs) as log:
         config = read_section(given.config, "space", CarveConfig)
-        log.describe({"space": config.model_dump()}, [given.scene, given.tiles])
+        log.parameters({"space": config.model_dump()})
         scene = Scene.load(given.scene)
         made = carve_space(scene, Tiles(given.tiles), config)
         given.out.mkdir(parents=True, exist_ok=True)
