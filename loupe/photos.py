@@ -311,10 +311,10 @@ def _name_blurred(photos: Sequence[Photo], say: Callable[[str], None]) -> None:
 
 def _contact_sheet(thumbnails: Sequence[Pixels], columns: int = 6) -> Pixels:
     """All thumbnails in rows, on grey."""
-    cell = 168
+    height, width = np.max([picture.shape[:2] for picture in thumbnails], 0) + 8
     rows = -(-len(thumbnails) // columns)
-    sheet = np.full((rows * cell, min(columns, len(thumbnails)) * cell, 3), 128, np.uint8)
+    sheet = np.full((rows * height, min(columns, len(thumbnails)) * width, 3), 128, np.uint8)
     for place, picture in enumerate(thumbnails):
-        y, x = place // columns * cell + 4, place % columns * cell + 4
+        y, x = place // columns * height + 4, place % columns * width + 4
         sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
     return sheet
