@@ -148,6 +148,12 @@ def test_a_corrupted_output_is_rebuilt(project: Project, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_missing_source_is_named(project: Project, engine: str) -> None:
+    project.path("configs/recipes/sharp.yaml").unlink()
+    assert "configs/recipes/sharp.yaml" in project.call(*ENGINES[engine], succeeds=False)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_failed_step_says_why_in_one_line(project: Project, engine: str) -> None:
     edit_parameter(project, 5)
     project.order("train_joint@left.plain", "fail")

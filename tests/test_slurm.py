@@ -32,8 +32,10 @@ class Job(dict[str, str]):
 
     @property
     def resources(self) -> dict[str, str]:
+        """Cores, memory and GPUs asked for: {"cpu": "1", "mem": "100M", "gpu": "1"}."""
         asked = self.get("ReqTRES") or self["TRES"]  # the name since SLURM 23.02, and before
-        return dict(pair.split("=") for pair in asked.split(","))
+        gpus = re.findall(r"gpu:(\d+)", self.get("TresPerJob", ""))
+        return dict(pair.split("=") for pair in asked.split(",")) | dict(zip(["gpu"], gpus, strict=False))
 
 
 def jobs_of(folder: Path) -> list[Job]:
@@ -78,7 +80,7 @@ def test_each_job_gets_what_dvc_yaml_says(project: Project) -> None:
     for rule, job in first.items():
         partition, memory, limit, gpus, cores = asked[rule.partition("@")[0]]
         given = job.resources
-        assert (job["Partition"], given["mem"], given.get("gres/gpu"), given["cpu"]) == (partition, memory, gpus, cores)
+        assert (job["Partition"], given["mem"], given.get("gpu"), given["cpu"]) == (partition, memory, gpus, cores)
         if rule != "train_joint@left.plain":
             assert job["TimeLimit"] == limit
 

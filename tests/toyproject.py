@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -71,7 +72,11 @@ class Project:
     def call(self, *command: str, succeeds: bool = True) -> str:
         """The command's output on the terminal."""
         process = self.start(*command)
-        output, _ = process.communicate(timeout=240)
+        try:
+            output, _ = process.communicate(timeout=900)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         assert (process.returncode == 0) == succeeds, output
         return output
 

@@ -13,7 +13,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -52,16 +52,20 @@ def rules(repo: Repo) -> list[Rule]:
     return [_rule(stage, outputs) for stage in stages]
 
 
-def start(repo: Repo, every: Iterable[Rule]) -> IO[str]:
+def start(repo: Repo, every: list[Rule]) -> IO[str]:
     """Makes this the one workflow of its folder for as long as the file returned is open, and dates the markers.
 
     The system drops the lock of a process that dies, so nothing needs to be unlocked by hand; stages that a killed
-    workflow left behind end by themselves and are waited for. Raises `WorkflowError` where another workflow runs.
+    workflow left behind end by themselves and are waited for. Raises `WorkflowError` where another workflow runs, or
+    where a source is missing: Snakemake itself says so only as long as no output exists.
     """
     mine = _lock(WORKFLOW, wait=False)
     if mine is None:
         raise WorkflowError("another workflow runs in this folder: wait for its end, or stop it")
-    mine.truncate()
+    for rule in every:
+        for source in rule.sources:
+            if not os.path.exists(source):
+                raise WorkflowError(f"{source}: not there, and {rule.name} reads it")
     left = _lock(RUNNING, wait=False)
     if left is None:
         print("waiting for the stages that an earlier workflow left running", file=sys.stderr)

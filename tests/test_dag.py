@@ -1,0 +1,137 @@
+"""The real `dvc.yaml` against the rest of the repository, and what the Snakefile is told of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+from workflow import dag
+
+ROOT = Path(__file__).parents[1]
+STEPS = [
+    "ingest_photos",
+    "estimate_poses",
+    "cut_tiles",
+    "carve_space",
+    "pretrain_codebook",
+    "fit_encoder",
+    "train_joint",
+    "render_views",
+    "score_renders",
+    "write_report",
+]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names stand in shell commands and in paths
+
+
+@pytest.fixture(scope="module")
+def repo() -> Repo:
+    return Repo(str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def stages(repo: Repo) -> dict[str, PipelineStage]:
+    return {stage.name: stage for stage in repo.index.stages if isinstance(stage, PipelineStage)}
+
+
+@pytest.fixture(scope="module")
+def rules(repo: Repo) -> dict[str, dag.Rule]:
+    return {rule.name: rule for rule in dag.rules(repo)}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> dict[str, dict]:
+    return yaml.safe_load((ROOT / "configs/pipeline.yaml").read_text())
+
+
+def step_of(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def within(stage: PipelineStage, paths: list) -> list[str]:
+    return [Path(path.fs_path).relative_to(stage.repo.root_dir).as_posix() for path in paths]
+
+
+def test_there_is_one_stage_per_step_and_instance(stages: dict[str, PipelineStage], pipeline: dict[str, dict]) -> None:
+    trials, captures = list(pipeline["trials"]), pipeline["captures"]
+    expected = {
+        **dict.fromkeys(["ingest_photos", "estimate_poses", "cut_tiles", "carve_space"], captures),
+        "pretrain_codebook": list(pipeline["codebooks"]),
+        **dict.fromkeys(["fit_encoder", "train_joint", "render_views", "score_renders"], trials),
+    }
+    names = {f"{step}@{instance}" for step, instances in expected.items() for instance in instances}
+    assert set(stages) == names | {"write_report"}
+    assert {step_of(name) for name in stages} == set(STEPS)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_stage_runs_its_own_script_and_depends_on_it(step: str, stages: dict[str, PipelineStage]) -> None:
+    script = f"steps/{step}.py"
+    assert (ROOT / script).exists()
+    for name, stage in stages.items():
+        if step_of(name) == step:
+            assert stage.cmd.startswith(f"python {script} ")
+            assert script in within(stage, stage.deps)
+
+
+def test_a_stage_depends_on_all_that_its_command_reads(stages: dict[str, PipelineStage]) -> None:
+    written = {"out", "log", "resume"}
+    for stage in stages.values():
+        options = dict(re.findall(r"--(\w+) (\S+)", stage.cmd))
+        read = {path for option, path in options.items() if option not in written}
+        assert read <= set(within(stage, stage.deps)), stage.name
+        assert [options["out"], options["log"]] == within(stage, stage.outs)
+        assert step_of(stage.name) in options["log"].split("/")
+        if "resume" in options:
+            assert options["resume"] == f"data/resume/{stage.name.replace('@', '/')}"
+
+
+def test_parameters_are_sections_of_files_that_exist(stages: dict[str, PipelineStage]) -> None:
+    for stage in stages.values():
+        for dependency in stage.params:
+            sections = yaml.safe_load(Path(dependency.fs_path).read_text())
+            assert set(dependency.params) <= set(sections), (stage.name, dependency.fs_path)
+
+
+def test_a_trial_is_named_after_its_capture_and_recipe(pipeline: dict[str, dict]) -> None:
+    for key, trial in pipeline["trials"].items():
+        assert key == f"{trial['capture']}.{trial['recipe']}"
+        assert trial["capture"] in pipeline["captures"]
+    for codebook in pipeline["codebooks"].values():
+        assert codebook["capture"] in pipeline["captures"]
+
+
+def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None:
+    named = [*pipeline["captures"], *pipeline["codebooks"]]
+    named += [name for group in ("trials", "codebooks") for item in pipeline[group].values() for name in item.values()]
+    assert [name for name in named if not NAME.fullmatch(name)] == []
+
+
+def test_a_trial_stays_within_a_small_machine(rules: dict[str, dag.Rule]) -> None:
+    for rule in rules.values():
+        assert {"mem_mb", "runtime"} <= set(rule.resources)
+        assert rule.resources["mem_mb"](None, attempt=1) <= 4000
+        assert rule.resources["mem_mb"](None, attempt=3) == 3 * rule.resources["mem_mb"](None, attempt=1)
+        assert ("gpu" in rule.resources) == (rule.resources.get("slurm_partition") == "gpu")
+
+
+def test_the_report_reads_every_output_below_the_folders_it_depends_on(rules: dict[str, dag.Rule]) -> None:
+    outputs = {path for rule in rules.values() for path in rule.outputs}
+    below = {path for path in outputs if path.startswith(("data/trials/", "data/codebooks/"))}
+    assert set(rules["write_report"].made) == below
+    assert rules["write_report"].sources == ["steps/write_report.py", "configs/pipeline.yaml"]
+
+
+def test_a_rule_reads_the_outputs_it_depends_on_and_every_source(rules: dict[str, dag.Rule]) -> None:
+    for name, rule in rules.items():
+        assert not set(rule.made) & set(rule.sources)
+        assert all((ROOT / source).exists() for source in rule.sources if not source.startswith("data/captures/")), name
+    trial = next(rule for name, rule in rules.items() if step_of(name) == "train_joint")
+    capture = trial.name.partition("@")[2].partition(".")[0]
+    scene = f"data/scenes/{capture}"
+    assert set(trial.made) == {trial.outputs[0].replace("model", "encoder")} | {
+        f"{scene}/{part}" for part in ("scene", "tiles", "space")
+    }
+    assert any(source.startswith("configs/recipes/") for source in trial.sources)
