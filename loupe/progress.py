@@ -1,7 +1,11 @@
-"""How far a step has come: a live line on a terminal, a plain line every quarter of a minute anywhere else."""
+"""How far a step has come: a live line on a terminal, a plain line every quarter of a minute anywhere else.
+
+TERM=dumb asks for plain lines on a terminal, too: live ones of several steps at once would overwrite each other.
+"""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -20,6 +24,7 @@ class Progress:
 
     def __init__(self, title: str) -> None:
         self._title = title
+        self._is_live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._live: Status | None = None
         self._pace: Pace | None = None
         self._written = -float("inf")
@@ -29,7 +34,7 @@ class Progress:
         now = time.monotonic()
         if self._pace is None or self._pace.part != part:
             self._pace = Pace(part, done, now)
-        if not sys.stderr.isatty() and done < total and now - self._written < _PLAIN_EVERY:
+        if not self._is_live and done < total and now - self._written < _PLAIN_EVERY:
             return
         self._written = now
         numbers = [f"{key} {value:.4g}" for key, value in values.items() if key.startswith("loss") or key == "psnr"]
@@ -47,7 +52,7 @@ class Progress:
             self._live.stop()
 
     def _write(self, line: str) -> None:
-        if not sys.stderr.isatty():
+        if not self._is_live:
             print(line, file=sys.stderr, flush=True)
         elif self._live is not None:
             self._live.update(line)

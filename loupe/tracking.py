@@ -193,7 +193,8 @@ class Mirror:
             return str(found.experiment_id)
         local = self._uri.startswith("sqlite:")
         location = Path("mlartifacts").absolute().as_uri() if local else None
-        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=location))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # The page opens on runs, not on chats.
+        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=location, tags=tags))
 
     def _search(self, tag: str, value: str) -> Run | None:
         found = self._client.search_runs([self._experiment], f"tags.`{tag}` = '{value}'", max_results=1)
@@ -257,7 +258,8 @@ class Mirror:
         summary = {**facts["summary"], **{key: facts.get(key) for key in ("seconds", "peak_memory_mb", "peak_gpu_mb")}}
         numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
         words = {key: value for key, value in summary.items() if isinstance(value, str)}
-        words |= {key: str(facts[key]) for key in ("threads", "device", "versions", "error") if key in facts}
+        words |= {key: str(facts[key]) for key in ("threads", "device", "error") if key in facts}
+        words |= facts.get("versions", {})
         params = [Param(_plain(key), str(value)[:6000]) for key, value in flat(facts["parameters"]).items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(run.info.run_id, params=params[start : start + 100])

@@ -262,6 +262,7 @@ def test_a_log_becomes_a_run_under_its_trial(database: Path, tmp_path: Path, mon
     assert run.data.params == {"encoder.lr": "0.1", "encoder.sizes": "[1, 2]", "seed": "0"}
     assert run.data.metrics["final/psnr"] == parent.data.metrics["fit_encoder/psnr"] == 27.5
     assert run.data.tags["loupe.why"] == "no weights"
+    assert run.data.tags["loupe.python"] == known["versions"]["python"]
     client = MlflowClient(f"sqlite:///{database}")
     history = client.get_metric_history(run.info.run_id, "psnr")
     assert [(point.step, point.value) for point in history] == [(0, 20.0), (10, 21.0), (20, 22.0)]

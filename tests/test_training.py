@@ -112,6 +112,23 @@ def test_same_seed_same_weights_and_another_seed_others(tmp_path: Path, straight
     assert not torch.equal(train(Fit(), tmp_path / "b", seed=1).weights, straight)
 
 
+class Draws(Fit):
+    """Remembers the seed of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> Tensor:
+        self.seeds.append(generator.initial_seed())
+        return super().batch(segment, step, generator)
+
+
+def test_every_step_draws_random_numbers_of_its_own(tmp_path: Path) -> None:
+    first, second = train(Draws(), tmp_path / "a").seeds, train(Draws(), tmp_path / "b", seed=1).seeds
+    assert len({*first, *second}) == 2 * STEPS
+
+
 @pytest.mark.parametrize("steps", range(1, STEPS))
 def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     tmp_path: Path, straight: Tensor, steps: int
