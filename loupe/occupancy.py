@@ -44,16 +44,14 @@ class CarveConfig(SpaceConfig):
         picture: longest side of the pictures that are compared, in pixels.
         views: at most so many training views are swept, evenly taken from all.
         slack: see `loupe.sweep.sweep_views`; more keeps more space.
-        look_through: a voxel goes if more than this share of the views that see it look through it.
-        dilation: how many voxels the rest then grows on every side.
+        look_through: a voxel goes if more than this share of the views that can tell look through it.
     """
 
     resolution: int = Field(128, ge=8, le=512)
     picture: int = Field(256, ge=32, le=2048)
     views: int = Field(64, ge=2)
     slack: float = Field(0.2, ge=0, le=1)
-    look_through: float = Field(0.1, ge=0, lt=1)
-    dilation: int = Field(1, ge=0, le=8)
+    look_through: float = Field(0.3, ge=0, lt=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +166,7 @@ def carve(
         InputError: nothing is left; the line says whether the box or the poses are to blame.
     """
     shape = _grid_shape(space, config.resolution)
-    seen, occupied = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    seen, clear = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     rows = max(1, _VOXELS_AT_ONCE // (shape[1] * shape[2]))
     for start in range(0, shape[0], rows):
         slab = slice(start, min(start + rows, shape[0]))
@@ -176,9 +174,11 @@ def carve(
         sight = torch.stack([voxels.in_view(camera)[0] for camera in cameras]).any(0)
         watching, through = view_votes(voxels, sweeps)
         seen[slab] = sight.reshape(seen[slab].shape)
-        occupied[slab] = (sight & (through <= config.look_through * watching)).reshape(seen[slab].shape)
+        clear[slab] = (through > config.look_through * watching).reshape(seen[slab].shape)
     if not seen.any():
         raise InputError("no training camera sees any of the box: the poses are wrong, or the section 'space' is")
+    # A voxel at the rim of every view may still be seen in part.
+    occupied = Occupancy(seen).dilated(1).grid & ~clear
     unit = space.to_unit(torch.from_numpy(seeds))
     unit = unit[((unit >= 0) & (unit < 1)).all(-1)]
     occupied[tuple((unit * unit.new_tensor(shape)).long().T)] = True
@@ -186,8 +186,7 @@ def carve(
         raise InputError(
             "the views look through every part of the box: the poses are wrong, or the scene moved between the photos"
         )
-    reach = Occupancy(seen).dilated(1).grid
-    return Occupancy(Occupancy(occupied).dilated(config.dilation).grid & reach)
+    return Occupancy(occupied)
 
 
 class Voxels(NamedTuple):

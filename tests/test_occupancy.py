@@ -181,7 +181,7 @@ def far_sight() -> Sweep:
 
 def test_seeds_stay_whatever_the_sweeps_say() -> None:
     space = Space("bounded", (-0.5, -0.5, 0.0), (0.5, 0.5, 1.0))
-    config = CarveConfig(resolution=20, dilation=0)
+    config = CarveConfig(resolution=20)
     seeds = np.array([[0.1, 0.2, 0.3], [9.0, 9.0, 9.0]], np.float32)
     made = carve(space, [far_sight()], [far_sight().camera], seeds, config)
     assert int(made.grid.sum()) == 1
