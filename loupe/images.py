@@ -37,7 +37,7 @@ def read_image(path: Path) -> Pixels:
     return np.asarray(cv2.cvtColor(picture, code), np.uint8)
 
 
-def write_image(path: Path, picture: Pixels, quality: int | None = None) -> None:
+def write_image(path: Path, picture: Pixels | NDArray[np.uint16], quality: int | None = None) -> None:
     """Write (h, w, 3), (h, w, 4) or (h, w) uint8 or uint16 as the suffix says; `quality` is for JPEG (0 to 100).
 
     The file appears whole or not at all: it is written beside its place and renamed.

@@ -108,7 +108,15 @@ class Trainee(Protocol):
 
 
 class Method(Trainee, Protocol):
-    """One published method in one phase of one trial."""
+    """One published method in one phase of one trial.
+
+    `METHODS` in `loupe.methods` holds the classes. Each is called as `Class(phase, recipe, setting)`, `recipe` being
+    the content of a recipe's file, and raises `InputError` where the recipe makes no sense. Its first parameters depend
+    on torch's global seed at that moment.
+    """
+
+    def start_from(self, encoder: Mapping[str, Tensor]) -> None:
+        """Begin the joint phase with the final `state()` of the encoder phase."""
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera` at `time` (0 to 1; ignored by static methods), or of its `window` alone."""

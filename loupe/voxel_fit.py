@@ -81,6 +81,7 @@ class FitConfig(Config):
         grid_rate, network_rate: Adam's learning rates; they fall to a tenth in `decay` steps, and start afresh with
             every stage.
         refresh: steps between two looks at which cells still render anything.
+        worth: what a sample must weigh for its cell to count as rendered.
         penalties: weights of the loss terms.
     """
 
@@ -93,6 +94,7 @@ class FitConfig(Config):
     network_rate: float = Field(default=1e-3, gt=0)
     decay: int = Field(default=20_000, ge=1)
     refresh: int = Field(default=1000, ge=1)
+    worth: float = Field(default=1e-3, ge=0, lt=1)
     penalties: Penalties = Penalties()
 
 
@@ -150,8 +152,8 @@ class VoxelFit:
         return coarse + [Segment(f"stage{number}", one.steps) for number, one in enumerate(self._config.stages, 1)]
 
     def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
-        """One Adam for grids and network, each at its own rate."""
-        rates = {"grids": self._config.grid_rate, "network": self._config.network_rate}
+        """One Adam for grid and network, each at its own rate."""
+        rates = {"grid": self._config.grid_rate, "network": self._config.network_rate}
         groups = [{"params": parts, "lr": rates[name]} for name, parts in self.field.parameters().items()]
         return {"field": torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)}
 
@@ -172,7 +174,7 @@ class VoxelFit:
         rays, photo = batch.pixels
         count = len(photo)
         hits = self.field.hits(rays)
-        self._rendered[hits.cell] = True
+        self._rendered[hits.cell[hits.weight.detach() > self._config.worth]] = True
         colours = self.field.colours(hits, rays.directions)
         rendered = volume.composite(hits.weight, colours, hits.ray, count) + hits.left[:, None] * batch.noise
         wanted = self._penalties
@@ -194,13 +196,13 @@ class VoxelFit:
         if step + 1 == segment.steps:
             names = [each.name for each in self.segments()]
             return self._advance(names.index(segment.name) + 1, len(names))
-        if (step + 1) % self._config.refresh == 0 and not self._is_coarse:
+        if (step + 1) % self._config.refresh == 0:
             self._cut_down()
         return False
 
     def progress(self) -> Mapping[str, float]:
         """Of the last batch: PSNR, samples a ray that count and that were looked up, and the share skipped unseen."""
-        cells = {"cells": float(self.field.lattice.alive.sum()), "rows": float(len(self.field.density))}
+        cells = {"cells": float(self.field.lattice.alive.sum()), "rows": float(len(self.field.table))}
         return {name: float(value) for name, value in self._progress.items()} | cells
 
     def state(self) -> dict[str, Tensor]:
@@ -254,6 +256,7 @@ class VoxelFit:
 
     def _refine(self) -> None:
         """Draw the box around what the coarse field found solid, and begin a fine field in it."""
+        self._cut_down()
         coarse, config = self.field, self._config
         solid = coarse.solid(_SOLID)
         if not bool(solid.any()):
@@ -309,14 +312,17 @@ class VoxelFit:
 
     def _variation(self, batch: FitBatch) -> Tensor:
         """Total variation over a part of the rows, scaled to all of them as DVGO scales it."""
-        lattice, rows = self.field.lattice, len(self.field.density)
+        lattice, rows = self.field.lattice, len(self.field.table)
         length = -(-rows // _TV_PARTS)
         start = int(batch.start * (rows - length + 1))
         part = slice(start, start + length)
         scale = rows / length * max(lattice.shape) / 128 / self._config.rays / 6
         wanted = self._penalties
-        pairs = ((wanted.tv_density, self.field.density), (wanted.tv_feature, self.field.feature))
-        return scale * torch.stack([weight * total_variation(table, lattice, part) for weight, table in pairs]).sum()
+        density, features = self.field.table[:, :1], self.field.table[:, 1:]
+        return scale * (
+            wanted.tv_density * total_variation(density, lattice, part)
+            + wanted.tv_feature * total_variation(features, lattice, part)
+        )
 
     def _note(self, hits: Hits, error: Tensor) -> None:
         count = len(hits.left)

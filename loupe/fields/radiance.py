@@ -22,7 +22,7 @@ from torch import nn
 from loupe import volume
 from loupe.config import Config
 from loupe.fields.marching import march, neighbourhood
-from loupe.fields.voxel import Lattice, Places, Shape, interpolate, overlap, resample
+from loupe.fields.voxel import Lattice, Shape, interpolate, overlap, resample
 from loupe.rays import Rays
 from loupe.space import Space
 
@@ -56,16 +56,15 @@ class FieldConfig(Config):
 class Hits(NamedTuple):
     """What rays see of a field: packed samples, front to back.
 
-    `ray`, `t`, `cell` (index into the lattice's cells) and `places` of each sample, its `weight`, and for each ray the
-    transmittance `left` behind them. Weights and `left` carry gradients. `steps` counts the samples in the box,
-    `asked` those of them in occupied cells.
+    `ray`, `t` and `cell` (index into the lattice's cells) of each sample, its `weight` and `features`, and for each ray
+    the transmittance `left` behind them. `steps` counts the samples in the box, `asked` those in occupied cells.
     """
 
     ray: Int[Tensor, " m"]
     t: Float[Tensor, " m"]
     cell: Int[Tensor, " m"]
-    places: Places
     weight: Float[Tensor, " m"]
+    features: Float[Tensor, "m channels"]
     left: Float[Tensor, " n"]
     steps: Int[Tensor, ""]
     asked: int
@@ -75,11 +74,11 @@ class RadianceField:
     """A voxel radiance field over `space`.
 
     Attributes:
-        density: (rows, 1), feature: (rows, channels): the tables, zero at first.
+        table: (rows, 1 + channels): d and the features at each node, zero at first.
         shading: the network from features and directions to colours; None without one.
         shift: (1,) or (planes,): b.
         grain: bounded: the edge of a cell for which a step is `config.step` long, in world units.
-        pace: (rows, 1) or None: factors on the tables' learning rates, by way of a factor on the tables.
+        pace: (rows, 1) or None: factors on the table's learning rate, by way of a factor on the table.
     """
 
     def __init__(self, space: Space, occupied: Bool[Tensor, "x y z"], config: FieldConfig, grain: float) -> None:
@@ -88,8 +87,7 @@ class RadianceField:
         self.grain = grain
         self.lattice = Lattice(occupied)
         rows, device = len(self.lattice.nodes), occupied.device
-        self.density = torch.zeros(rows, 1, device=device, requires_grad=True)
-        self.feature = torch.zeros(rows, config.channels, device=device, requires_grad=True)
+        self.table = torch.zeros(rows, 1 + config.channels, device=device, requires_grad=True)
         self.shading = Shading(config).to(device) if config.hidden else None
         self.shift = torch.zeros(1, device=device)
         self.pace: Tensor | None = None
@@ -126,27 +124,27 @@ class RadianceField:
             samples = march(cast, self.lattice, self._near, self.stride)
             places = self.lattice.places(samples.points, samples.cell)
             shift = self._shift_at(samples.points[:, 2])
-            tau = self._tau(places, shift)
+            density = self._paced(self.table.narrow(1, 0, 1)).contiguous()
+            tau = volume.optical_depth(interpolate(density, places)[:, 0] + shift, self.interval)
             through = torch.exp(-volume.before(tau, samples.ray, len(rays.origins)))
             seen = ((through * -torch.expm1(-tau) > self.config.cull) & (through > _OPAQUE)).nonzero()[:, 0]
-        places, ray = places.of(seen), samples.ray[seen]
-        weight, left = volume.absorb(self._tau(places, shift[seen]), ray, len(rays.origins))
-        return Hits(ray, samples.t[seen], samples.cell[seen], places, weight, left, samples.steps, len(tau))
-
-    def features(self, hits: Hits) -> Float[Tensor, "m channels"]:
-        """The features at each sample."""
-        return interpolate(self._paced(self.feature), hits.places)
+        ray = samples.ray[seen]
+        values = interpolate(self._paced(self.table), places.of(seen))
+        tau = volume.optical_depth(values[:, 0] + shift[seen], self.interval)
+        weight, left = volume.absorb(tau, ray, len(rays.origins))
+        t, cell = samples.t[seen], samples.cell[seen]
+        return Hits(ray, t, cell, weight, values[:, 1:], left, samples.steps, len(samples.t))
 
     def colours(self, hits: Hits, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "m 3"]:
         """The colour of each sample, in [0, 1], seen along its ray."""
-        features = self.features(hits)
-        return torch.sigmoid(self.shading(features, directions, hits.ray) if self.shading else features)
+        shaded = self.shading(hits.features, directions, hits.ray) if self.shading else hits.features
+        return torch.sigmoid(shaded)
 
     @torch.no_grad()
     def solid(self, opacity: float) -> Bool[Tensor, "x y z"]:
         """The occupied cells with a corner at which one step has more than this opacity."""
         positions = self.lattice.positions()
-        raw = self._paced(self.density)[:, 0] + self._shift_at(positions[:, 2])
+        raw = self._paced(self.table[:, :1])[:, 0] + self._shift_at(positions[:, 2])
         over = -torch.expm1(-volume.optical_depth(raw, self.interval)) > opacity
         return self.lattice.spread(self.lattice.alive & over[self.lattice.corners.long()].any(-1))
 
@@ -163,16 +161,15 @@ class RadianceField:
         other = RadianceField(self.space, occupied, self.config, self.grain)
         points = other.lattice.positions()
         with torch.no_grad():
-            other.density.copy_(resample(self.density, self.lattice, points))
-            other.feature.copy_(resample(self.feature, self.lattice, points))
+            other.table.copy_(resample(self.table, self.lattice, points))
         other.shading = self.shading
         other.shift = self.shift if len(self.shift) == 1 else _stretched(self.shift, shape[2])
         return other
 
     def parameters(self) -> dict[str, list[Tensor]]:
-        """What is trained: the "grids", and the "network" if there is one."""
+        """What is trained: the "grid", and the "network" if there is one."""
         network: list[Tensor] = list(self.shading.parameters()) if self.shading else []
-        return {"grids": [self.density, self.feature]} | ({"network": network} if network else {})
+        return {"grid": [self.table]} | ({"network": network} if network else {})
 
     def state(self) -> dict[str, Tensor]:
         """Everything, by name; `from_state` makes the field again."""
@@ -180,8 +177,7 @@ class RadianceField:
             {f"shading.{name}": value for name, value in self.shading.state_dict().items()} if self.shading else {}
         )
         return {
-            "density": self.density.detach(),
-            "feature": self.feature.detach(),
+            "table": self.table.detach(),
             "shape": torch.tensor(self.lattice.shape),
             "cells": self.lattice.cells.int(),
             "alive": self.lattice.alive,
@@ -203,8 +199,7 @@ class RadianceField:
         part = replace(space, low=tuple(box[0]), high=tuple(box[1]))
         field = cls(part, occupied.view(x, y, z).to(device), config, float(state["grain"]))
         with torch.no_grad():
-            field.density.copy_(state["density"])
-            field.feature.copy_(state["feature"])
+            field.table.copy_(state["table"])
         field.shift = state["shift"].to(device)
         if field.shading:
             names = field.shading.state_dict()
@@ -214,9 +209,6 @@ class RadianceField:
 
     def _paced(self, table: Tensor) -> Tensor:
         return table if self.pace is None else table * self.pace
-
-    def _tau(self, places: Places, shift: Tensor) -> Tensor:
-        return volume.optical_depth(interpolate(self._paced(self.density), places)[:, 0] + shift, self.interval)
 
     def _shift_at(self, depth: Tensor) -> Tensor:
         """b at the unit coordinate `depth` along the last axis, linear between planes."""

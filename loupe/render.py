@@ -1,0 +1,121 @@
+"""A trained method -> pictures on disk: the test views, their depth, and a film along a camera path.
+
+test/<view>.png    8 bits a channel, the size of the scene's `full` level
+depth/<view>.png   16 bits, z-depth in steps of `depth_scale` world units; 0 where nothing was hit
+path.mp4           the film, if the recipe wants one
+renders.json       what there is
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from loupe.camera import Camera
+from loupe.config import Config
+from loupe.images import Pixels, to_uint8, write_image
+from loupe.method import Method, Picture
+from loupe.paths import arc, read_camera_path, spiral
+from loupe.scene import Scene
+from loupe.space import Space
+
+_FAR = 1.25  # depths up to so many times the scene's far bound can be told apart
+
+
+class PathConfig(Config):
+    """The film: `frames` (0 for none) at `rate` a second, `width` pixels wide; `file`: a camera path of nerfstudio's,
+    which then decides on frames and size."""
+
+    frames: int = Field(default=48, ge=0)
+    rate: int = Field(default=24, ge=1, le=120)
+    width: int = Field(default=512, ge=16)
+    file: Path | None = None
+
+
+class RenderConfig(Config):
+    """The recipe's section `render`."""
+
+    path: PathConfig = PathConfig()
+
+
+Done = Callable[[str, int, int], None]
+"""Told what was rendered, and how many pictures of how many are done."""
+
+
+def render_views(
+    method: Method, scene: Scene, space: Space, config: RenderConfig, out: Path, done: Done
+) -> dict[str, Pixels]:
+    """Render all test views and the film into `out`, which is made. Returns the test views' pictures by name."""
+    for folder in ("test", "depth"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    film = film_cameras(scene, space, config.path)
+    depth_scale = _FAR * max(scene.view(name).far for name in scene.test) / 65535
+    total, pictures = len(scene.test) + len(film), {}
+    for number, name in enumerate(scene.test, 1):
+        picture = method.render(scene.camera(name, "full"), _time_of(scene, name))
+        pictures[name] = pixels_of(picture)
+        write_image(out / "test" / f"{name}.png", pictures[name])
+        depth = np.clip(picture.depth.cpu().numpy() / depth_scale + 0.5, 0, 65535).astype(np.uint16)
+        write_image(out / "depth" / f"{name}.png", depth)
+        done(f"view {name}", number, total)
+    if film:
+        frames = (pixels_of(method.render(camera, 0.0)) for camera in film)
+        write_film(out / "path.mp4", frames, config.path.rate, lambda n: done("film", len(scene.test) + n, total))
+    views = {name: {"picture": f"test/{name}.png", "depth": f"depth/{name}.png"} for name in scene.test}
+    content = {"format": 1, "views": views, "depth_scale": depth_scale, "film": "path.mp4" if film else None}
+    (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    return pictures
+
+
+def film_cameras(scene: Scene, space: Space, config: PathConfig) -> list[Camera]:
+    """The film's cameras: those of the file, or a spiral before a forward space, or an arc around a bounded one."""
+    if config.file:
+        return [_even(camera) for camera in read_camera_path(config.file)]
+    if not config.frames:
+        return []
+    cameras = scene.cameras(scene.train, "full")
+    height = round(cameras[0].height * config.width / cameras[0].width)
+    small = [camera.resized(config.width, height) for camera in cameras]
+    if space.kind == "bounded":
+        path = arc(small, config.frames)
+    else:
+        # The harmonic mean of the bounds, as LLFF has it: where depth is half in disparity.
+        near, far = (np.mean([getattr(scene.view(name), bound) for name in scene.train]) for bound in ("near", "far"))
+        path = spiral(small, float(1 / (0.25 / near + 0.75 / far)), config.frames)
+    return [_even(camera) for camera in path]
+
+
+def write_film(path: Path, frames: Iterable[Pixels], rate: int, done: Callable[[int], None]) -> None:
+    """Frames (h, w, 3), both sides even, as H.264 in MP4; `done` is told the number of frames so far."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        # One thread: the same bytes on every machine.
+        stream.codec_context.thread_count = 1
+        stream.pix_fmt = "yuv420p"
+        for number, frame in enumerate(frames, 1):
+            stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            done(number)
+        container.mux(stream.encode())
+
+
+def pixels_of(picture: Picture) -> Pixels:
+    """A rendered picture as uint8 (h, w, 3)."""
+    return to_uint8(picture.colour.cpu().numpy())
+
+
+def _even(camera: Camera) -> Camera:
+    """H.264 wants even sides: the last row or column is left out."""
+    return camera.cropped(0, 0, camera.width // 2 * 2, camera.height // 2 * 2)
+
+
+def _time_of(scene: Scene, name: str) -> float:
+    """When a view was taken, from 0 at the first frame to 1 at the last."""
+    last = max(view.frame for view in scene.views)
+    return scene.view(name).frame / last if last else 0.0

@@ -1,0 +1,111 @@
+"""A trial's two phases of training, and the model on disk that each leaves.
+
+A model is a folder: `model.safetensors`, the method's state, and `model.json`, its name, phase and the recipe's
+sections that made it. A model is rendered with those, whatever has become of the recipe since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from loupe.config import load_yaml
+from loupe.errors import InputError
+from loupe.method import Method, Phase, Setting
+from loupe.methods import METHODS
+from loupe.training import Report, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORMAT = 1
+_SECTIONS: Mapping[Phase, tuple[str, ...]] = {"encoder": ("encoder",), "joint": ("encoder", "joint")}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a phase leaves: the method's name, the phase, the recipe's sections that count, and the state."""
+
+    method: str
+    phase: Phase
+    recipe: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write into `folder`, which is made if it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.cpu().contiguous() for name, value in self.state.items()}, folder / "model.safetensors")
+        content = {"format": _FORMAT, "method": self.method, "phase": self.phase, "recipe": self.recipe}
+        (folder / "model.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        """Read what `save` wrote; raises `InputError` if it is missing or damaged."""
+        try:
+            content = json.loads((folder / "model.json").read_text(encoding="utf8"))
+            state = load_file(folder / "model.safetensors")
+            return cls(content["method"], content["phase"], content["recipe"], state)
+        except FileNotFoundError:
+            raise InputError(f"{folder}: no model there; run the training steps first") from None
+        except (KeyError, json.JSONDecodeError, SafetensorError) as error:
+            raise InputError(f"{folder}: not a model ({error}); train again") from None
+
+    def method_for(self, setting: Setting) -> Method:
+        """The trained method, ready to render."""
+        method = _make(self.method, self.phase, self.recipe, setting)
+        method.load_state(self.state)
+        return method
+
+
+def read_recipe(path: Path, phase: Phase) -> dict[str, Any]:
+    """`method` and the sections of the recipe at `path` that `phase` reads; raises `InputError` if one is missing."""
+    content = load_yaml(path)
+    wanted = ("method", *_SECTIONS[phase])
+    if missing := [key for key in wanted if key not in content]:
+        raise InputError(f"{path}: section '{missing[0]}' is missing")
+    if content["method"] not in METHODS:
+        raise InputError(f"{path}: method: unknown {content['method']!r}; known: {', '.join(METHODS)}")
+    return {key: content[key] for key in wanted}
+
+
+def train_phase(
+    phase: Phase,
+    recipe: Mapping[str, Any],
+    setting: Setting,
+    *,
+    resume: Path,
+    inputs: Mapping[str, str],
+    report: Report,
+    encoder: Model | None = None,
+) -> Model:
+    """Train one phase of a trial, from the newest checkpoint in `resume` if there is one.
+
+    Args:
+        recipe: as `read_recipe` gives it.
+        inputs: digests of what is read; a checkpoint made from others is refused.
+        encoder: where the joint phase begins.
+
+    Raises:
+        InputError: the recipe does not fit, or the encoder is another method's.
+    """
+    name, seed = recipe["method"], int(recipe[phase].get("seed", 0))
+    torch.manual_seed(seed)
+    method = _make(name, phase, recipe, setting)
+    if encoder:
+        if encoder.method != name:
+            raise InputError(f"the encoder was made by {encoder.method}, the recipe says {name}; run fit_encoder again")
+        method.start_from(encoder.state)
+    fit(method, seed=seed, resume=resume, configuration={"recipe": recipe, "inputs": inputs}, report=report)
+    return Model(name, phase, recipe, method.state())
+
+
+def _make(name: str, phase: Phase, recipe: Mapping[str, Any], setting: Setting) -> Method:
+    method: Method = METHODS[name](phase, recipe, setting)
+    return method
