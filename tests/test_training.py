@@ -221,7 +221,7 @@ def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch:
 
 
 class Explodes(Fit):
-    """Its loss is NaN at the third step of "grow"; with `gradient`, only its gradient is."""
+    """Its loss is NaN at the second step of "grow"; with `gradient`, only its gradient is."""
 
     def __init__(self, gradient: bool = False) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Explodes(Fit):
 
     def losses(self, batch: Tensor, segment: Segment) -> dict[str, dict[str, Tensor]]:
         losses = super().losses(batch, segment)
-        if self.seen == 7:
+        if self.seen == 6:
             zero = (self.weights[0] * 0).abs()
             losses["weights"]["edge"] = zero.sqrt() if self.gradient else zero * math.nan
         return losses
@@ -237,10 +237,10 @@ class Explodes(Fit):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"segment grow, step 2, seed 0: loss edge not finite; .*resume.* lower learning"
+        InputError, match=r"segment grow, step 1, seed 0: loss edge not finite; .*resume.* lower learning"
     ):
         train(Explodes(), tmp_path / "resume")
-    expected = {"state": "failed", "segment": "grow", "step": 2, "seed": 0, "terms": ["loss edge"]}
+    expected = {"state": "failed", "segment": "grow", "step": 1, "seed": 0, "terms": ["loss edge"]}
     assert state_file(tmp_path / "resume") == expected
     dones: list[int] = []
     train(Fit(), tmp_path / "resume", lambda part, done, *_: dones.append(done) if part != "resumed" else None)
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 
 def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="segment grow, step 2, seed 0: the parameters of weights not finite"):
+    with pytest.raises(InputError, match="segment grow, step 1, seed 0: the parameters of weights not finite"):
         train(Explodes(gradient=True), tmp_path, save_every=0)
     assert torch.isfinite(train(Fit(), tmp_path).weights).all()
 
