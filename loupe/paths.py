@@ -33,8 +33,8 @@ def arc(cameras: Sequence[Camera], frames: int) -> list[Camera]:
     The path lies on the cameras' mean elevation and distance, about the mean of their upward directions.
     """
     target = focus(cameras)
-    up = _unit(-np.mean([camera.cam_from_world[1, :3] for camera in cameras], 0))
-    offsets = np.array([camera.center - target for camera in cameras])
+    up: Array = _unit(-np.mean([camera.cam_from_world[1, :3] for camera in cameras], 0))
+    offsets: Array = np.array([camera.center - target for camera in cameras])
     heights = offsets @ up
     level = offsets - heights[:, None] * up
     ahead = level.mean(0)
@@ -46,9 +46,9 @@ def arc(cameras: Sequence[Camera], frames: int) -> list[Camera]:
         turn = phase
     else:
         turn = np.mean([angles.min(), angles.max()]) + np.ptp(angles) / 2 * 0.8 * np.sin(phase)
-    reach, height = np.linalg.norm(level, axis=1).mean(), heights.mean()
-    centers = target + height * up + reach * (np.cos(turn)[:, None] * ahead + np.sin(turn)[:, None] * across)
-    return [_look_at(cameras[0], np.asarray(center, np.float64), target, up) for center in centers]
+    reach, height = float(np.linalg.norm(level, axis=1).mean()), float(heights.mean())
+    centers: Array = target + height * up + reach * (np.cos(turn)[:, None] * ahead + np.sin(turn)[:, None] * across)
+    return [_look_at(cameras[0], center, target, up) for center in centers]
 
 
 def spiral(cameras: Sequence[Camera], depth: float, frames: int, turns: int = 2) -> list[Camera]:
@@ -58,8 +58,8 @@ def spiral(cameras: Sequence[Camera], depth: float, frames: int, turns: int = 2)
     radii = np.percentile(np.abs(offsets), 80, axis=0)
     angle = np.arange(frames) / frames * 2 * np.pi
     around = np.stack([np.cos(turns * angle), np.sin(turns * angle), np.sin(angle)], 1) * radii
-    to_world = np.linalg.inv(pose)
-    target, up = to_world[:3, :3] @ [0, 0, depth] + to_world[:3, 3], -to_world[:3, 1]
+    to_world: Array = np.linalg.inv(pose)
+    target, up = depth * to_world[:3, 2] + to_world[:3, 3], np.asarray(-to_world[:3, 1], np.float64)
     return [_look_at(cameras[0], to_world[:3, :3] @ one + to_world[:3, 3], target, up) for one in around]
 
 

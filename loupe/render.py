@@ -9,7 +9,7 @@ renders.json       what there is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,8 @@ class RenderConfig(Config):
     path: PathConfig = PathConfig()
 
 
-Done = Callable[[str, int, int], None]
-"""Told what was rendered, and how many pictures of how many are done."""
+Done = Callable[[str, int, int, Mapping[str, float]], None]
+"""Told what was rendered, how many pictures of how many are done, and numbers (none here)."""
 
 
 def render_views(
@@ -61,10 +61,10 @@ def render_views(
         write_image(out / "test" / f"{name}.png", pictures[name])
         depth = np.clip(picture.depth.cpu().numpy() / depth_scale + 0.5, 0, 65535).astype(np.uint16)
         write_image(out / "depth" / f"{name}.png", depth)
-        done(f"view {name}", number, total)
+        done("views", number, total, {})
     if film:
         frames = (pixels_of(method.render(camera, 0.0)) for camera in film)
-        write_film(out / "path.mp4", frames, config.path.rate, lambda n: done("film", len(scene.test) + n, total))
+        write_film(out / "path.mp4", frames, config.path.rate, lambda n: done("film", len(scene.test) + n, total, {}))
     views = {name: {"picture": f"test/{name}.png", "depth": f"depth/{name}.png"} for name in scene.test}
     content = {"format": 1, "views": views, "depth_scale": depth_scale, "film": "path.mp4" if film else None}
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")

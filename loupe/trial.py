@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from loupe.config import load_yaml
 from loupe.errors import InputError
+from loupe.images import Pixels, to_uint8
 from loupe.method import Method, Phase, Setting
 from loupe.methods import METHODS
+from loupe.metrics import psnr
+from loupe.occupancy import Occupancy
+from loupe.scene import Level, Scene
+from loupe.space import Space
+from loupe.tiles import Tiles
 from loupe.training import Report, fit
 
 if TYPE_CHECKING:
@@ -64,6 +71,17 @@ class Model:
         return method
 
 
+def load_setting(scene: Path, space: Path, tiles: Path | None = None) -> Setting:
+    """The folders that the steps before have made, on the best device there is."""
+    return Setting(
+        Scene.load(scene),
+        Space.load(space / "space.json"),
+        Occupancy.load(space / "occupancy.safetensors"),
+        Tiles(tiles) if tiles else None,
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
 def read_recipe(path: Path, phase: Phase) -> dict[str, Any]:
     """`method` and the sections of the recipe at `path` that `phase` reads; raises `InputError` if one is missing."""
     content = load_yaml(path)
@@ -104,6 +122,16 @@ def train_phase(
         method.start_from(encoder.state)
     fit(method, seed=seed, resume=resume, configuration={"recipe": recipe, "inputs": inputs}, report=report)
     return Model(name, phase, recipe, method.state())
+
+
+def sample(model: Model, setting: Setting, level: Level) -> tuple[Pixels, float]:
+    """The first test view, rendered beside its photo, and its PSNR in dB."""
+    if setting.tiles is None:
+        raise ValueError("a sample needs the tiles")
+    name = setting.scene.test[0]
+    picture = model.method_for(setting).render(setting.scene.camera(name, level), 0.0)
+    rendered, photo = to_uint8(picture.colour.cpu().numpy()), setting.tiles.image(name, level)
+    return np.concatenate([rendered, photo], 1), psnr(rendered, photo)
 
 
 def _make(name: str, phase: Phase, recipe: Mapping[str, Any], setting: Setting) -> Method:

@@ -25,8 +25,9 @@ class Part(Config):
 
 class Encoder(Config):
     """The recipe's section `encoder`: which part counts is the space's kind. Both are there, so that a recipe fits any
-    capture."""
+    capture. `seed` is that of everything random."""
 
+    seed: int = 0
     bounded: Part
     forward: Part
 
@@ -34,6 +35,7 @@ class Encoder(Config):
 class Joint(Config):
     """The recipe's section `joint`: how the field is trained on at full resolution."""
 
+    seed: int = 0
     bounded: FitConfig
     forward: FitConfig
 

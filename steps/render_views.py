@@ -1,0 +1,42 @@
+"""A trained model -> pictures of the test views, their depth, and a film."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from loupe import tracking
+from loupe.config import read_section
+from loupe.render import RenderConfig, render_views
+from loupe.trial import Model, load_setting
+
+VERSION = 1
+
+
+def main() -> None:
+    """Read the arguments and run the step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option, meaning in (
+        ("--model", "what train_joint made"),
+        ("--scene", "what estimate_poses made"),
+        ("--space", "what carve_space made"),
+        ("--recipe", "the recipe (YAML)"),
+        ("--out", "folder for the renders"),
+        ("--log", "folder for the log"),
+    ):
+        parser.add_argument(option, type=Path, required=True, help=meaning)
+    given = parser.parse_args()
+    instance = f"{given.scene.parent.name}.{given.recipe.stem}"
+    inputs = [given.model, given.scene, given.space]
+    with tracking.step("render_views", instance, given.log, inputs=inputs) as log:
+        config = read_section(given.recipe, "render", RenderConfig)
+        log.parameters({"render": config.model_dump(mode="json")})
+        setting = load_setting(given.scene, given.space)
+        method = Model.load(given.model).method_for(setting)
+        pictures = render_views(method, setting.scene, setting.space, config, given.out, log.progress)
+        for name, picture in pictures.items():
+            log.picture(name, picture)
+
+
+if __name__ == "__main__":
+    main()
