@@ -58,7 +58,7 @@ def spiral(cameras: Sequence[Camera], depth: float, frames: int, turns: int = 2)
     radii = np.percentile(np.abs(offsets), 80, axis=0)
     angle = np.arange(frames) / frames * 2 * np.pi
     around = np.stack([np.cos(turns * angle), np.sin(turns * angle), np.sin(angle)], 1) * radii
-    to_world: Array = np.linalg.inv(pose)
+    to_world = np.asarray(np.linalg.inv(pose), np.float64)
     target, up = depth * to_world[:3, 2] + to_world[:3, 3], np.asarray(-to_world[:3, 1], np.float64)
     return [_look_at(cameras[0], to_world[:3, :3] @ one + to_world[:3, 3], target, up) for one in around]
 

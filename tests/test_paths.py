@@ -27,7 +27,7 @@ def camera_at(center: np.ndarray, target: np.ndarray = TARGET) -> Camera:
 def ring(low: float, high: float, count: int = 9) -> list[Camera]:
     """Cameras at a distance of 2 and a height of 0.7, at angles from `low` to `high` degrees."""
     angles = np.radians(np.linspace(low, high, count))
-    return [camera_at(TARGET + [2 * np.cos(a), 2 * np.sin(a), 0.7]) for a in angles]
+    return [camera_at(TARGET + np.array([2 * np.cos(a), 2 * np.sin(a), 0.7])) for a in angles]
 
 
 def angles_of(path: list[Camera]) -> np.ndarray:
