@@ -17,7 +17,7 @@ from loupe.errors import InputError
 from loupe.images import read_image, write_image
 from loupe.photos import Photo
 from loupe.scene import Points, Scene, View
-from loupe.sfm import Attempt, SfmConfig, reconstruct, triangulate
+from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, triangulate
 from loupe.sources import LAYOUTS, recognise
 from loupe.undistort import Lens, undistort
 
@@ -139,7 +139,7 @@ def _estimated_views(model: pycolmap.Reconstruction, photos: Sequence[Photo], fo
     for image in sorted((model.image(key) for key in model.reg_image_ids()), key=lambda image: str(image.name)):
         photo = by_file[image.name]
         width, height = photo.width, photo.height
-        lens = Lens(width, height, *map(float, image.camera.params))
+        lens = lens_of(image.camera)
         pose = np.eye(4)
         pose[:3] = image.cam_from_world().matrix()
         seen = np.array([xyz[point.point3D_id] for point in image.points2D if point.has_point3D()]).reshape(-1, 3)

@@ -6,6 +6,7 @@ runs on one thread, where sums have one order. With the seeds fixed, the same ph
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.photos import MIN_PHOTOS, Photo
+from loupe.undistort import Lens
 
 if TYPE_CHECKING:
     import pycolmap
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _MOST_DETECTORS = 8
 # Half the points must be seen from directions that differ by so many degrees.
 _LEAST_PARALLAX = 4.0
+# Distortion of up to so many pixels is given up if the mean reprojection error grows by no more than so many.
+_MOST_CHANCE, _AS_WELL = 1.0, 0.01
 
 
 class SfmConfig(Config):
@@ -104,7 +108,7 @@ def reconstruct(
                 if attempts[-1].registered == len(photos):
                     break
             if best is not None and best[1].registered >= config.registered * len(photos):
-                return best
+                return _without_idle_distortion(best[0]), best[1]
     raise InputError(
         f"under {config.registered:.0%} of {len(photos)} photos could be placed ({'; '.join(map(str, attempts))}): "
         "take photos that overlap by two thirds from different positions, or give cameras"
@@ -235,6 +239,36 @@ def _has_parallax(model: pycolmap.Reconstruction) -> bool:
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
         widest.append((towards @ towards.T).min())
     return bool(np.median(widest) < np.cos(np.radians(_LEAST_PARALLAX)))
+
+
+def _without_idle_distortion(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """The model refined with straight lenses, if the photos fit those as well: bending by less than a pixel is mostly
+    chance, and would cost a resampling of every photo."""
+    import pycolmap
+
+    lenses = [lens_of(camera) for camera in model.cameras.values()]
+    if any(lens.displacement() > _MOST_CHANCE for lens in lenses):
+        return model
+    straight = copy.deepcopy(model)
+    for camera in straight.cameras.values():
+        camera.params = [*camera.params[:3], 0.0]
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_extra_params = False
+    options.ceres.solver_options.num_threads = 1
+    options.print_summary = False
+    extent = pycolmap.BundleAdjustmentConfig()
+    for image in straight.reg_image_ids():
+        extent.add_image(image)
+    extent.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(options, extent, straight).solve()
+    straight.update_point_3d_errors()
+    growth = straight.compute_mean_reprojection_error() - model.compute_mean_reprojection_error()
+    return straight if growth <= _AS_WELL else model
+
+
+def lens_of(camera: pycolmap.Camera) -> Lens:
+    """The lens of a SIMPLE_RADIAL camera."""
+    return Lens(camera.width, camera.height, *map(float, camera.params))
 
 
 def _attempt(name: str, model: pycolmap.Reconstruction | None) -> Attempt:
