@@ -56,9 +56,12 @@ class Checkpoints:
         self._lock: TextIO | None = None
 
     def __enter__(self) -> Self:
-        """Raises `InputError` if another process holds the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+", encoding="utf8")
+        """Raises `InputError` if another process holds the folder, or it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "a+", encoding="utf8")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({_reason(error)})") from None
         try:
             # The system frees the lock when its holder dies in whatever way, so none is ever stale.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,4 +183,6 @@ def _flush_folder(folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "the disk is full" if full or "No space left" in str(error) else str(error)
+    return (
+        "the disk is full" if full or "No space left" in str(error) else getattr(error, "strerror", None) or str(error)
+    )

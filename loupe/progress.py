@@ -83,7 +83,7 @@ def in_words(seconds: float) -> str:
     """A duration for people.
 
     >>> in_words(80), in_words(7290), in_words(3)
-    ('1 min 20 s', '2 h 2 min', '3 s')
+    ('1 min 20 s', '2 h 1 min', '3 s')
     """
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
