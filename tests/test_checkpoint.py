@@ -198,6 +198,12 @@ def test_a_second_process_is_refused_and_a_dead_one_forgotten(tmp_path: Path) ->
     save(tmp_path, 1)
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"resume: cannot be written \(Not a directory\)"):
+        Checkpoints(tmp_path / "file" / "resume", {}).__enter__()
+
+
 def test_state_and_clearing(tmp_path: Path) -> None:
     folder = tmp_path / "resume"
     with Checkpoints(folder, {}) as checkpoints:

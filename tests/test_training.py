@@ -236,10 +236,12 @@ class Explodes(Fit):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    exploding = Explodes()
     with pytest.raises(
         InputError, match=r"segment grow, step 1, seed 0: loss edge not finite; .*resume.* lower learning"
     ):
-        train(Explodes(), tmp_path / "resume")
+        train(exploding, tmp_path / "resume")
+    assert exploding.seen == 6, "on a CPU it stops before `after_step` sees the wreck"
     expected = {"state": "failed", "segment": "grow", "step": 1, "seed": 0, "terms": ["loss edge"]}
     assert state_file(tmp_path / "resume") == expected
     dones: list[int] = []
