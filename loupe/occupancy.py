@@ -1,6 +1,6 @@
 """Which part of a space is empty: carving by photo-consistency, and asking.
 
-A voxel is empty if no training view sees it, or if enough of the views that see it look through it: each view's sweep
+A voxel is empty if no training view sees it, or if enough of the views that can tell look through it: each view's sweep
 (`loupe.sweep`) says from what depth on there may be a surface, and what stands before that is empty. Space behind
 surfaces stays: no view contradicts it. Sparse points, which several views agree on, are never carved.
 """
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _VOXELS_AT_ONCE = 1 << 19
+_NEAR_MARGIN = 0.8  # of a view's near bound, which the sparse points gave: something plain may stand a little before it
 
 
 class CarveConfig(SpaceConfig):
@@ -51,7 +52,7 @@ class CarveConfig(SpaceConfig):
     picture: int = Field(256, ge=32, le=2048)
     views: int = Field(64, ge=2)
     slack: float = Field(0.2, ge=0, le=1)
-    look_through: float = Field(0.3, ge=0, lt=1)
+    look_through: float = Field(0.4, ge=0, lt=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,9 +234,10 @@ def view_votes(voxels: Voxels, sweeps: Sequence[Sweep]) -> tuple[Int[Tensor, " n
         inside, pixel = voxels.in_view(sweep.camera)
         nearness, spread = voxels.inverse_depth(sweep.camera)
         limit, first = (torch.from_numpy(values).reshape(-1)[pixel] for values in (sweep.limit, sweep.first))
+        before = inside & (nearness - spread > sweep.nearest)
         clear = inside & (nearness + spread <= limit)
-        watching += clear
-        through += clear & (nearness - spread > first)
+        watching += clear | before
+        through += (clear & (nearness - spread > first)) | before
     return watching, through
 
 
@@ -262,7 +264,7 @@ def _working_picture(picture: Pixels, longest: int) -> Pixels:
 
 
 def _nearest(space: Space, camera: Camera, near: float) -> float:
-    """The z-depth at which the box begins for a camera, but no less than half of the view's near bound."""
+    """The z-depth at which the box begins for a camera, but no less than the view's near bound, less a margin."""
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 2, torch.tensor([0.0, 0.999])).double()
     depth = camera.project(space.to_world(corners).numpy())[1]
-    return max(float(depth.min()), near / 2)
+    return max(float(depth.min()), _NEAR_MARGIN * near)

@@ -43,14 +43,16 @@ class Sweep:
 
     Attributes:
         camera: at the size of the swept picture.
+        nearest: inverse depth before which nothing stands, by the view's own bound.
         limit: (h, w) inverse depth; the sweep is blind to what is nearer, for fewer than two neighbours see it.
-        first: (h, w) inverse depth; what is nearer than it, and not beyond the limit, is empty. Infinite where any
-            depth would do.
+        first: (h, w) inverse depth; what is nearer than it and not beyond the limit is empty. Infinite where any depth
+            would do.
         best: (h, w) inverse depth of the likeliest surface.
         step: inverse depth from plane to plane; 0 for a view without neighbours.
     """
 
     camera: Camera
+    nearest: float
     limit: Grey
     first: Grey
     best: Grey
@@ -109,7 +111,7 @@ def _grey(picture: Pixels) -> Grey:
 
 def _sweep_one(grey: Grey, camera: Camera, around: Sequence[tuple[Grey, Camera]], near: float, slack: float) -> Sweep:
     if len(around) < 2:
-        return Sweep(camera, np.zeros_like(grey), np.full_like(grey, np.inf), np.zeros_like(grey), 0.0)
+        return Sweep(camera, 1 / near, np.zeros_like(grey), np.full_like(grey, np.inf), np.zeros_like(grey), 0.0)
     planes = _planes(camera, [other for _, other in around], near)
     cost, unseen = _matching_cost(grey, camera, around, planes)
     cost = _smooth(cost)
@@ -118,10 +120,9 @@ def _sweep_one(grey: Grey, camera: Camera, around: Sequence[tuple[Grey, Camera]]
     first = cv2.erode(first, np.ones((3, 3), np.uint8)) - 1
     step = float(planes[0] - planes[1])
     reach = np.where(first > 0, planes[0] - first * step, np.inf)
-    limit = np.where(unseen[:, :, 0], planes[unseen.argmin(2)], np.inf)
-    limit[unseen.all(2)] = 0
-    best = planes[cost.argmin(2)]
-    return Sweep(camera, limit.astype(np.float32), reach.astype(np.float32), best.astype(np.float32), step)
+    limit = np.where(unseen.all(2), 0, planes[unseen.argmin(2)]).astype(np.float32)
+    best = planes[cost.argmin(2)].astype(np.float32)
+    return Sweep(camera, 1 / near, limit, reach.astype(np.float32), best, step)
 
 
 def _planes(camera: Camera, others: Sequence[Camera], near: float) -> Array:

@@ -153,7 +153,7 @@ def test_votes_against_a_loop() -> None:
         first = rng.uniform(0.2, 0.5, (72, 96)).astype(np.float32)
         first[rng.random((72, 96)) < 0.2] = np.inf
         limit = rng.uniform(0.25, 0.6, (72, 96)).astype(np.float32)
-        sweeps.append(Sweep(camera, limit, first, first, 0.01))
+        sweeps.append(Sweep(camera, 0.45, limit, first, first, 0.01))
     shape = (5, 6, 7)
     watching, through = view_votes(voxels_of(space, shape, slice(0, 5)), sweeps)
     half = np.array([1.0, 1.0, 1.5]) / shape
@@ -169,14 +169,15 @@ def test_votes_against_a_loop() -> None:
             sides = [1 / sweep.camera.project((middle - half * axis)[None])[1][0] for axis in np.eye(3)]
             spread = sum(abs(side - 1 / depth[0]) for side in sides)
             clear = 1 / depth[0] + spread <= sweep.limit[at]
-            expected += [clear, clear and 1 / depth[0] - spread > sweep.first[at]]
+            before = 1 / depth[0] - spread > sweep.nearest
+            expected += [clear or before, before or (clear and 1 / depth[0] - spread > sweep.first[at])]
         assert (watching[flat], through[flat]) == tuple(expected)
 
 
 def far_sight() -> Sweep:
     """A view that looks through everything up to z-depth 100."""
     far = np.full((72, 96), 0.01, np.float32)
-    return Sweep(arc()[5], np.full_like(far, np.inf), far, far, 0.01)
+    return Sweep(arc()[5], 10.0, np.full_like(far, np.inf), far, far, 0.01)
 
 
 def test_seeds_stay_whatever_the_sweeps_say() -> None:
