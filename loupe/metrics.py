@@ -9,16 +9,14 @@ Conventions, because each of these scores exists in several forms:
   not clamped to zero. So it was published (Wang et al. 2004), and so DVGO, mip-NeRF and 4K-NeRF report it. Clamped, or
   on the luma alone, it comes out higher (clamped by .02 between misaligned photos of leaves).
 - LPIPS version 0.1 with the learnt linear weights, inputs scaled to [-1, 1].
-- NIQE on the rounded luma, blocks of 96 pixels, the pristine model of its authors' release.
+- NIQE by pyiqa, on the rounded luma of the whole picture, with the pristine model of its authors' release.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,12 +28,9 @@ from numpy.typing import NDArray
 from loupe.errors import InputError
 from loupe.images import Pixels
 
-Array = NDArray[np.float64]
-
 _SSIM_SIDE = 11
 _SSIM_ROWS = 256  # rows of a strip: 12 megapixels then take less than 0.5 GB
 _NIQE_SIDE = 96
-_NIQE_FEATURES = 36
 _LPIPS_SIDE = 64
 _LPIPS_STRIDES = {"alex": (4, 8, 16, 16, 16), "vgg": (1, 2, 4, 8, 16)}
 _LPIPS_HALO = 112  # at least the receptive radius of the deepest layer (98 pixels), and a multiple of its stride
@@ -80,114 +75,39 @@ def _ssim_map(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
     return np.asarray(luminance * (2 * covariance + c2) / (variances + c2), np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class Pristine:
-    """NIQE's model of undistorted photos: `mean` (36,) and `covariance` (36, 36) of its block features."""
+def load_niqe(path: Path) -> torch.nn.Module:
+    """pyiqa's NIQE with the pristine model in a file (MATLAB's `mu_prisparam` and `cov_prisparam`).
 
-    mean: Array
-    covariance: Array
+    Raises `InputError` for any other content, among it the other models that circulate: they give other scores.
+    """
+    from pyiqa.archs.niqe_arch import NIQE
 
-    @classmethod
-    def load(cls, path: Path) -> Pristine:
-        """From MATLAB's `mu_prisparam` and `cov_prisparam`.
-
-        Raises `InputError` for any other content, among it the other models that circulate: they give other scores.
-        """
-        from scipy.io import loadmat  # type: ignore[import-untyped]
-
-        try:
-            content = loadmat(path)
-            model = cls(np.ravel(content["mu_prisparam"]).astype(float), content["cov_prisparam"].astype(float))
-        except Exception as error:  # loadmat raises whatever the broken file makes it raise
-            raise InputError(f"{path}: not NIQE's pristine model ({error}); see weights/README.md") from None
-        # The released model is told by its numbers: the same ones are stored in files that differ in their headers.
-        seen = (model.mean.size, model.covariance.shape, round(float(model.mean.sum()), 4))
-        if seen != (_NIQE_FEATURES, (_NIQE_FEATURES, _NIQE_FEATURES), 17.3288):
-            raise InputError(f"{path}: not the pristine model of NIQE's authors; see weights/README.md")
-        return model
+    try:
+        model: torch.nn.Module = NIQE(pretrained_model_path=str(path))
+        mean = model.mu_pris_param
+    except Exception as error:  # the reader raises whatever the broken file makes it raise
+        raise InputError(f"{path}: not NIQE's pristine model ({error}); see weights/README.md") from None
+    # The released model is told by its numbers: the same ones are stored in files that differ in their headers.
+    if not isinstance(mean, torch.Tensor) or (len(mean), round(float(mean.sum()), 4)) != (36, 17.3288):
+        raise InputError(f"{path}: not the pristine model of NIQE's authors; see weights/README.md")
+    return model
 
 
-def niqe(picture: Pixels, pristine: Pristine) -> float:
+def niqe(picture: Pixels, model: torch.nn.Module) -> float:
     """Natural image quality evaluator, lower is better; it sees no true picture (Mittal, Soundararajan, Bovik 2013).
 
-    The distance between `pristine` and a Gaussian fitted to the picture's block features (equation 10). NaN where there
-    are fewer than two blocks of 96x96 pixels with texture. Raises `InputError` if `picture` is not uint8 (h, w, 3).
+    `model` is from `load_niqe`; 12 megapixels take 6 GB. NaN where there are fewer than two blocks of 96x96 pixels with
+    texture. Raises `InputError` if `picture` is not uint8 (h, w, 3).
     """
     _check_pixels(picture, "the picture")
-    height, width = (side // _NIQE_SIDE * _NIQE_SIDE for side in picture.shape[:2])
-    if not height or not width:
+    height, width = picture.shape[:2]
+    if (height // _NIQE_SIDE) * (width // _NIQE_SIDE) < 2:
         return math.nan
-    luma = (picture[:height, :width] @ np.array([299, 587, 114]) + 500) // 1000 * 1.0  # in integers: ties are common
-    features = np.hstack([_block_features(luma, _NIQE_SIDE), _block_features(_halve(luma), _NIQE_SIDE // 2)])
-    whole = features[np.isfinite(features).all(1)]
-    if len(whole) < 2:
+    try:
+        with torch.no_grad():
+            return float(model(torch.from_numpy(picture).permute(2, 0, 1)[None].double() / 255))
+    except torch.linalg.LinAlgError:  # blocks without texture have no shape to fit
         return math.nan
-    # The mean also takes what is defined of a block that is flat in places, as the authors' code does.
-    difference = pristine.mean - np.nanmean(features, 0)
-    inverse = np.linalg.pinv((pristine.covariance + np.cov(whole, rowvar=False)) / 2)
-    return math.sqrt(difference @ inverse @ difference)
-
-
-def _halve(luma: Array) -> Array:
-    """Half the size by a cubic kernel stretched to twice its width, as MATLAB's imresize does it."""
-    x = np.abs(np.arange(8) - 3.5) / 2
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    kernel = np.where(x <= 1, near, far) / 2
-    smooth = cv2.sepFilter2D(luma, -1, kernel, kernel, anchor=(3, 3), borderType=cv2.BORDER_REFLECT)
-    return np.asarray(smooth[::2, ::2], float)
-
-
-def _block_features(luma: Array, side: int) -> Array:
-    """18 features of every `side` x `side` block (n, 18): shape and spread of normalised luma and of its products with
-    its neighbours in four directions (equations 1 to 8)."""
-    kernel = cv2.getGaussianKernel(7, 7 / 6)
-
-    def blur(values: Array) -> Array:
-        return np.asarray(cv2.sepFilter2D(values, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE), float)
-
-    mean = blur(luma)
-    deviation = np.sqrt(np.abs(blur(luma**2) - mean**2))
-    # Blown-out parts come to rounding errors, and those have a shape, too. Taking them as zero would lower a real
-    # photo's NIQE by .05 against published numbers; as it is, the arithmetic moves it by less than .01.
-    normalised = (luma - mean) / (deviation + 1)
-    rows = normalised.reshape(luma.shape[0] // side, side, -1, side)
-    return np.concatenate([_features(row.transpose(1, 0, 2)) for row in rows])
-
-
-def _features(blocks: Array) -> Array:
-    alpha, left, right, _ = _fit_generalised_gaussian(blocks)
-    columns = [alpha, (left + right) / 2]
-    for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        alpha, left, right, ratio = _fit_generalised_gaussian(blocks * np.roll(blocks, shift, (1, 2)))
-        columns += [alpha, (right - left) * ratio, left, right]
-    return np.stack(columns, 1)
-
-
-def _fit_generalised_gaussian(blocks: Array) -> tuple[Array, Array, Array, Array]:
-    """Moment fit of an asymmetric generalised Gaussian to each block of (n, h, w), each result (n,): its shape alpha,
-    left and right scales, and gamma(2/alpha) / gamma(1/alpha). NaN scales where a side has no values."""
-    squares, axes = blocks**2, (1, 2)
-    negative, positive = blocks < 0, blocks > 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        left = np.sqrt((squares * negative).sum(axes) / negative.sum(axes))
-        right = np.sqrt((squares * positive).sum(axes) / positive.sum(axes))
-        skew = left / right
-        ratio = np.abs(blocks).mean(axes) ** 2 / squares.mean(axes)
-        wanted = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    alphas, ratios, spreads, means = _gamma_table()
-    above = np.searchsorted(ratios, wanted).clip(1, len(ratios) - 1)
-    nearest = np.where(wanted - ratios[above - 1] <= ratios[above] - wanted, above - 1, above)
-    nearest = np.where(np.isnan(wanted), 0, nearest)
-    return alphas[nearest], left * spreads[nearest], right * spreads[nearest], means[nearest]
-
-
-@functools.cache
-def _gamma_table() -> tuple[Array, Array, Array, Array]:
-    """Over the shapes alpha 0.2, 0.201 .. 10: g(2)^2 / (g(1) g(3)), sqrt(g(1) / g(3)), g(2) / g(1), with
-    g(k) = gamma(k / alpha)."""
-    alphas = np.arange(200, 10001) / 1000
-    one, two, three = (np.array([math.lgamma(k / alpha) for alpha in alphas]) for k in (1, 2, 3))
-    return alphas, np.exp(2 * two - one - three), np.exp((one - three) / 2), np.exp(two - one)
 
 
 def load_lpips(net: Literal["alex", "vgg"], backbone: Path) -> torch.nn.Module:

@@ -124,8 +124,8 @@ def _score(name: ScoreName, path: Path | None) -> Score:
         case "lpips_vgg", Path():
             return partial(metrics.lpips_distance, model=metrics.load_lpips("vgg", path))
         case "niqe", Path():
-            pristine = metrics.Pristine.load(path)
-            return lambda rendered, true: metrics.niqe(rendered, pristine)
+            model = metrics.load_niqe(path)
+            return lambda rendered, true: metrics.niqe(rendered, model)
         case "ssim", _:
             return metrics.ssim
         case _:
