@@ -24,9 +24,10 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from snakemake_interface_common.exceptions import WorkflowError
 
+from workflow.stage import RUNNING
+
 MARKERS = Path(".snakemake/changed")
 WORKFLOW = Path(".snakemake/workflow")  # locked by the one workflow of this folder
-RUNNING = Path(".snakemake/running")  # locked by every stage that runs (workflow/stage.py)
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,37 @@ def start(repo: Repo, every: list[Rule]) -> IO[str]:
     workflow left behind end by themselves and are waited for. Raises `WorkflowError` where another workflow runs, or
     where a source is missing: Snakemake itself says so only as long as no output exists.
     """
-    mine = _lock(WORKFLOW, wait=False)
-    if mine is None:
-        raise WorkflowError("another workflow runs in this folder: wait for its end, or stop it")
+    try:
+        workflow = _lock(WORKFLOW, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError("another workflow runs in this folder: wait for its end, or stop it") from None
+    _check_sources(every)
+    _wait_for_left_stages()
+    changed = repo.status()
+    for rule in every:
+        _date_marker(Path(rule.marker), changed=rule.name in changed)
+    return workflow
+
+
+def _check_sources(every: list[Rule]) -> None:
     for rule in every:
         for source in rule.sources:
             if not os.path.exists(source):
                 raise WorkflowError(f"{source}: not there, and {rule.name} reads it")
-    left = _lock(RUNNING, wait=False)
-    if left is None:
+
+
+def _wait_for_left_stages() -> None:
+    try:
+        _lock(RUNNING, fcntl.LOCK_EX | fcntl.LOCK_NB).close()
+    except BlockingIOError:
         print("waiting for the stages that an earlier workflow left running", file=sys.stderr)
-        left = _lock(RUNNING, wait=True)
-    left.close()
-    changed = repo.status()
-    for rule in every:
-        _date_marker(Path(rule.marker), changed=rule.name in changed)
-    return mine
+        _lock(RUNNING, fcntl.LOCK_EX).close()
 
 
-def _lock(path: Path, wait: bool) -> IO[str] | None:
+def _lock(path: Path, how: int) -> IO[str]:
     path.parent.mkdir(exist_ok=True)
     file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
+    fcntl.flock(file, how)
     return file
 
 
