@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 CORES ?= all
+PORT ?= 5000
 VENV := .venv
 READY := $(VENV)/.set-up
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -31,7 +32,8 @@ run: setup  ## your own photos: make run PHOTOS=folder [NAME=name] [RECIPE=recip
 
 ui: setup  ## compare runs in MLflow's browser pages
 	@python -m loupe.tracking sync data
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
+	@echo "Open http://127.0.0.1:$(PORT)/#/experiments/1?workflowType=machine_learning"
+	@mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
 
 check: setup  ## style, types, floors
 	ruff check .
