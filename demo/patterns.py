@@ -84,7 +84,7 @@ def sprig(
     stem = rgb(colours[0])
     for step in range(9):
         tip = point + size / 9 * np.array([np.cos(angle), np.sin(angle)])
-        ends = [tuple(int(round(c * 16)) for c in p) for p in (point, tip)]
+        ends = [tuple(round(c * 16) for c in p) for p in (point, tip)]
         cv2.line(picture, *ends, stem, max(1, round(size * 0.012)), cv2.LINE_AA, 4)
         for side in (-1, 1):
             length = size * (0.27 - 0.018 * step) * rng.uniform(0.8, 1.1)

@@ -106,7 +106,7 @@ def niqe(picture: Pixels, model: torch.nn.Module) -> float:
     try:
         with torch.no_grad():
             return float(model(torch.from_numpy(picture).permute(2, 0, 1)[None].double() / 255))
-    except torch.linalg.LinAlgError:  # blocks without texture have no shape to fit
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # blocks without texture have no shape to fit
         return math.nan
 
 

@@ -1,0 +1,1 @@
+"""Fields: position -> density and features."""
