@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _REACH = 2
 _LONGEST_BLOCK = 64
+_ROUNDING = 1e-4  # in steps: the last plane of a forward space lies exactly at its end
 
 
 class Samples(NamedTuple):
@@ -40,8 +41,8 @@ def neighbourhood(lattice: Lattice) -> Bool[Tensor, " cells"]:
 
 def march(rays: BoxRays, lattice: Lattice, near: Bool[Tensor, " cells"], step: float) -> Samples:
     """All samples of `rays` that lie in occupied cells of `lattice`; `near` is its `neighbourhood`."""
-    first = torch.ceil(rays.enter / step)
-    count = (torch.floor(rays.leave / step) - first + 1).clamp(min=0).nan_to_num(nan=0.0).long()
+    first = torch.ceil(rays.enter / step - _ROUNDING)
+    count = (torch.floor(rays.leave / step + _ROUNDING) - first + 1).clamp(min=0).nan_to_num(nan=0.0).long()
     block = _block_length(rays, lattice, count, step)
     ray, start = _blocks_worth_a_look(rays, lattice, near, (first, count, step, block))
     index = start[:, None] + torch.arange(block, device=start.device)

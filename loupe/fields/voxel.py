@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Shape = tuple[int, int, int]
+_ROUNDING = 1e-5  # points that lie outside the unit box by less are taken to lie on its faces
 
 
 class Places(NamedTuple):
@@ -80,8 +81,8 @@ class Lattice:
     def find(self, points: Float[Tensor, "m 3"]) -> Int[Tensor, " m"]:
         """Which of `cells` each point lies in, as an index; -1 where none is occupied there."""
         corner, _ = self._split(points)
-        inside = ((points >= 0) & (points <= 1)).all(-1)
-        x, y, z = corner.clamp(min=0).unbind(-1)
+        inside = ((points >= -_ROUNDING) & (points <= 1 + _ROUNDING)).all(-1)
+        x, y, z = corner.unbind(-1)
         number = self._number[(x * (self.shape[1] - 1) + y) * (self.shape[2] - 1) + z]
         return torch.where(inside, number, -1)
 
@@ -122,7 +123,7 @@ class Lattice:
         """The cell of each point and the position within it, from 0 to 1; the far faces belong to the last cells."""
         last = torch.tensor(self.shape, dtype=points.dtype, device=points.device) - 2
         scaled = points * (last + 1)
-        corner = scaled.floor().minimum(last)
+        corner = scaled.floor().clamp(min=0).minimum(last)
         return corner.long(), scaled - corner
 
 
