@@ -71,13 +71,13 @@ class _Before(torch.autograd.Function):
         first, last = _ends(ray, rays)
         ctx.save_for_backward(last)
         running = _running(values)
-        return (running[:-1] - running[first]).to(values.dtype)
+        return (running[:-1] - running.index_select(0, first)).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (last,) = ctx.saved_tensors
         running = _running(gradients[0])
-        return (running[last] - running[1:]).to(gradients[0].dtype), None, None
+        return (running.index_select(0, last) - running[1:]).to(gradients[0].dtype), None, None
 
 
 def _running(values: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def _ends(ray: Tensor, rays: int) -> tuple[Tensor, Tensor]:
     """For each sample, the index of the first sample on its ray and the index behind the last one."""
     lengths = torch.bincount(ray, minlength=rays)
     behind = lengths.cumsum(0)
-    return (behind - lengths)[ray], behind[ray]
+    return (behind - lengths).index_select(0, ray), behind.index_select(0, ray)
 
 
 def distortion(

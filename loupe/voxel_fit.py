@@ -184,8 +184,8 @@ class VoxelFit:
         if wanted.point_colour:
             terms["point_colour"] = wanted.point_colour * losses.point_colour(hits.weight, colours, photo, hits.ray)
         if wanted.distortion:
-            spread = volume.distortion(hits.weight, hits.t, self.field.stride, hits.ray, count)
-            terms["distortion"] = wanted.distortion * spread
+            t, width = hits.t / self.field.extent, self.field.stride / self.field.extent
+            terms["distortion"] = wanted.distortion * volume.distortion(hits.weight, t, width, hits.ray, count)
         if wanted.tv_density or wanted.tv_feature:
             terms["variation"] = self._variation(batch)
         self._note(hits, terms["colour"])

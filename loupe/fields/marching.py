@@ -47,12 +47,13 @@ def march(rays: BoxRays, lattice: Lattice, near: Bool[Tensor, " cells"], step: f
     ray, start = _blocks_worth_a_look(rays, lattice, near, (first, count, step, block))
     index = start[:, None] + torch.arange(block, device=start.device)
     there = (index < count[ray][:, None]).flatten().nonzero()[:, 0]
-    ray = ray.repeat_interleave(block)[there]
-    t = (first[ray] + index.flatten()[there]) * step
-    points = torch.addcmul(rays.origins[ray], t[:, None], rays.directions[ray])
+    ray = ray.repeat_interleave(block).index_select(0, there)
+    t = (first.index_select(0, ray) + index.flatten().index_select(0, there)) * step
+    points = _along(rays, ray, t)
     cell = lattice.find(points)
     hit = (cell >= 0).nonzero()[:, 0]
-    return Samples(ray[hit], t[hit], cell[hit], points[hit], count.sum())
+    ray, t, cell, points = (part.index_select(0, hit) for part in (ray, t, cell, points))
+    return Samples(ray, t, cell, points, count.sum())
 
 
 def _block_length(rays: BoxRays, lattice: Lattice, count: Tensor, step: float) -> int:
@@ -73,8 +74,12 @@ def _blocks_worth_a_look(
     start = (torch.arange(len(ray), device=ray.device) - (blocks.cumsum(0) - blocks)[ray]) * block
     t = (first[ray] + start + (block - 1) / 2) * step
     # Beyond the box's face the nearest point of the box stands in: it is no farther from the samples inside.
-    middle = torch.addcmul(rays.origins[ray], t[:, None], rays.directions[ray]).clamp(0, 1)
+    middle = _along(rays, ray, t).clamp(0, 1)
     sides = torch.tensor(lattice.shape, device=ray.device) - 1
     x, y, z = (middle * sides).long().minimum(sides - 1).unbind(-1)
-    worth = near[(x * sides[1] + y) * sides[2] + z].nonzero()[:, 0]
-    return ray[worth], start[worth]
+    worth = near.index_select(0, (x * sides[1] + y) * sides[2] + z).nonzero()[:, 0]
+    return ray.index_select(0, worth), start.index_select(0, worth)
+
+
+def _along(rays: BoxRays, ray: Tensor, t: Tensor) -> Tensor:
+    return torch.addcmul(rays.origins.index_select(0, ray), t[:, None], rays.directions.index_select(0, ray))

@@ -112,6 +112,11 @@ class RadianceField:
         return self.config.step * (self.edge if self.space.kind == "bounded" else 1 / (self.lattice.shape[2] - 1))
 
     @property
+    def extent(self) -> float:
+        """How much t the box spans: its diagonal, or from the near plane to infinity."""
+        return math.dist(self.space.low, self.space.high) if self.space.kind == "bounded" else 1.0
+
+    @property
     def interval(self) -> float:
         """The exponent s of a sample's transparency."""
         cell = self.edge / self.grain if self.space.kind == "bounded" else _FORWARD_PLANES / self.lattice.shape[2]
@@ -128,11 +133,10 @@ class RadianceField:
             tau = volume.optical_depth(interpolate(density, places)[:, 0] + shift, self.interval)
             through = torch.exp(-volume.before(tau, samples.ray, len(rays.origins)))
             seen = ((through * -torch.expm1(-tau) > self.config.cull) & (through > _OPAQUE)).nonzero()[:, 0]
-        ray = samples.ray[seen]
+        ray, t, cell, shift = (part.index_select(0, seen) for part in (samples.ray, samples.t, samples.cell, shift))
         values = interpolate(self._paced(self.table), places.of(seen))
-        tau = volume.optical_depth(values[:, 0] + shift[seen], self.interval)
+        tau = volume.optical_depth(values[:, 0] + shift, self.interval)
         weight, left = volume.absorb(tau, ray, len(rays.origins))
-        t, cell = samples.t[seen], samples.cell[seen]
         return Hits(ray, t, cell, weight, values[:, 1:], left, samples.steps, len(samples.t))
 
     def colours(self, hits: Hits, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "m 3"]:

@@ -33,7 +33,7 @@ class Places(NamedTuple):
 
     def of(self, keep: Int[Tensor, " k"]) -> Places:
         """The places of some of the points."""
-        return Places(self.rows[keep], self.weights[keep])
+        return Places(self.rows.index_select(0, keep), self.weights.index_select(0, keep))
 
 
 class Lattice:
@@ -83,7 +83,7 @@ class Lattice:
         corner, _ = self._split(points)
         inside = ((points >= -_ROUNDING) & (points <= 1 + _ROUNDING)).all(-1)
         x, y, z = corner.unbind(-1)
-        number = self._number[(x * (self.shape[1] - 1) + y) * (self.shape[2] - 1) + z]
+        number = self._number.index_select(0, (x * (self.shape[1] - 1) + y) * (self.shape[2] - 1) + z)
         return torch.where(inside, number, -1)
 
     def places(self, points: Float[Tensor, "m 3"], cell: Int[Tensor, " m"]) -> Places:
@@ -128,8 +128,10 @@ class Lattice:
 
 
 def _trilinear(fraction: Float[Tensor, "m 3"]) -> Float[Tensor, "m 8"]:
-    x, y, z = torch.stack([1 - fraction, fraction], -1).unbind(1)
-    return ((x[:, :, None] * y[:, None, :])[..., None] * z[:, None, None, :]).flatten(1)
+    far = fraction.T.contiguous()
+    (x0, y0, z0), (x1, y1, z1) = 1 - far, far
+    columns = [x * y * z for x in (x0, x1) for y in (y0, y1) for z in (z0, z1)]
+    return torch.stack(columns, -1)
 
 
 def interpolate(table: Float[Tensor, "rows c"], places: Places) -> Float[Tensor, "m c"]:
