@@ -99,7 +99,8 @@ def write_film(path: Path, frames: Iterable[Pixels], rate: int, done: Callable[[
         stream.codec_context.thread_count = 1
         stream.pix_fmt = "yuv420p"
         for number, frame in enumerate(frames, 1):
-            stream.height, stream.width = frame.shape[:2]
+            if number == 1:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             done(number)
         container.mux(stream.encode())
