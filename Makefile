@@ -6,6 +6,8 @@ PORT ?= 5000
 VENV := .venv
 READY := $(VENV)/.set-up
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# As in loupe/__init__.py, for what imports torch first.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run ui check test bench lock
