@@ -249,6 +249,11 @@ def test_stages_must_suit_the_space(room: Setting) -> None:
         METHODS["voxel_grid"]("encoder", recipe(coarse=None, stages=[{"voxels": 100, "steps": 1, "planes": 4}]), room)
 
 
+def test_a_cull_that_leaves_nothing_to_learn_is_refused(room: Setting) -> None:
+    with pytest.raises(InputError, match=r"cull 0\.0001 leaves out the untrained field"):
+        METHODS["voxel_grid"]("encoder", recipe(coarse={"steps": 1, "opacity": 1e-4, "cull": 1e-4}), room)
+
+
 def test_an_unknown_key_is_named(room: Setting) -> None:
     with pytest.raises(InputError, match=r"encoder: bounded\.fit\.speed: unknown key"):
         METHODS["voxel_grid"]("encoder", recipe(speed=3), room)

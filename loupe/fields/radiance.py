@@ -21,6 +21,7 @@ from torch import nn
 
 from loupe import volume
 from loupe.config import Config
+from loupe.errors import InputError
 from loupe.fields.marching import march, neighbourhood
 from loupe.fields.voxel import Lattice, Shape, interpolate, overlap, resample
 from loupe.rays import Rays
@@ -95,11 +96,23 @@ class RadianceField:
 
     def make_transparent(self, opacity: float) -> None:
         """Set the shift. Bounded: a step of one grain through the untrained field has this opacity. Forward: of the
-        untrained field, every plane weighs the same."""
+        untrained field, every plane weighs the same.
+
+        Raises:
+            InputError: the field's cull would leave out all of it, and nothing could ever be learnt.
+        """
         if self.space.kind == "bounded":
             self.shift = torch.full_like(self.shift, math.log(1 / (1 - opacity) - 1))
+            heaviest = 1 - (1 - opacity) ** self.interval
         else:
-            self.shift = plane_shift(self.lattice.shape[2], self.interval / self.config.step).to(self.shift)
+            planes = self.lattice.shape[2]
+            self.shift = plane_shift(planes, self.interval / self.config.step).to(self.shift)
+            heaviest = self.config.step / planes
+        if self.config.cull >= heaviest:
+            raise InputError(
+                f"recipe: cull {self.config.cull:g} leaves out the untrained field, whose samples weigh {heaviest:.2g} "
+                "at most; lower cull or raise opacity"
+            )
 
     @property
     def edge(self) -> float:
