@@ -37,6 +37,7 @@ _SOLID = 1e-3  # the coarse grid's opacity from which on a node counts (DVGO's b
 _WIDEN = 1.05  # the fine box, as a multiple of what is solid (DVGO's world_bound_scale)
 _SEEN_ENOUGH = 3  # training views that must see a coarse cell
 _NOTHING = 1e-3  # the opacity from which on a pixel has a depth
+_INVISIBLE = 1 / 512  # half a level of 8 bits: what a sample must weigh in a picture
 _CHUNK = 1 << 14  # rays rendered at a time
 _TV_PARTS = 16  # total variation looks at one part of the rows a step
 
@@ -353,7 +354,7 @@ def render_field(
 def _render_rays(field: RadianceField, rays: Rays, backdrop: Tensor, forward: Tensor) -> Float[Tensor, "n 5"]:
     """Colour, z-depth and opacity of each ray."""
     with torch.no_grad():
-        hits = field.hits(rays)
+        hits = field.hits(rays, max(field.config.cull, _INVISIBLE))
         values = torch.cat([field.colours(hits, rays.directions), hits.t[:, None]], -1)
         seen = volume.composite(hits.weight, values, hits.ray, len(hits.left))
         opacity = 1 - hits.left[:, None]

@@ -135,8 +135,10 @@ class RadianceField:
         cell = self.edge / self.grain if self.space.kind == "bounded" else _FORWARD_PLANES / self.lattice.shape[2]
         return self.config.step * cell
 
-    def hits(self, rays: Rays) -> Hits:
-        """What `rays` see. Samples of a weight below `config.cull`, or behind what is opaque, do not exist."""
+    def hits(self, rays: Rays, cull: float | None = None) -> Hits:
+        """What `rays` see. Samples of a weight below `cull` (`config.cull` if None), or behind what is opaque, do not
+        exist."""
+        cull = self.config.cull if cull is None else cull
         with torch.no_grad():
             cast = self.space.cast(rays)
             samples = march(cast, self.lattice, self._near, self.stride)
@@ -145,7 +147,7 @@ class RadianceField:
             density = self._paced(self.table.narrow(1, 0, 1)).contiguous()
             tau = volume.optical_depth(interpolate(density, places)[:, 0] + shift, self.interval)
             through = torch.exp(-volume.before(tau, samples.ray, len(rays.origins)))
-            seen = ((through * -torch.expm1(-tau) > self.config.cull) & (through > _OPAQUE)).nonzero()[:, 0]
+            seen = ((through * -torch.expm1(-tau) > cull) & (through > _OPAQUE)).nonzero()[:, 0]
         ray, t, cell, shift = (part.index_select(0, seen) for part in (samples.ray, samples.t, samples.cell, shift))
         values = interpolate(self._paced(self.table), places.of(seen))
         tau = volume.optical_depth(values[:, 0] + shift, self.interval)
