@@ -1,0 +1,271 @@
+"""The ten step scripts, run by the command lines of `dvc.yaml` on a tiny capture: what they make, and how they refuse.
+
+`pipelineproject.py` makes the project; `fingerprints.py` measures what the steps make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import fingerprints
+import numpy as np
+import pipelineproject
+import pytest
+import toyproject
+import yaml
+from pipelineproject import PHOTOS, Pipeline, step_of
+
+from loupe.images import read_image, write_image
+from loupe.scene import Scene
+
+STAGES = {
+    "ingest_photos@tiny": "photos.json",
+    "estimate_poses@tiny": "scene.json",
+    "cut_tiles@tiny": "tiles.json",
+    "carve_space@tiny": "space.json",
+    "pretrain_codebook@tiny": "model.safetensors",
+    "fit_encoder@tiny.small": "model.safetensors",
+    "train_joint@tiny.small": "model.safetensors",
+    "render_views@tiny.small": "renders.json",
+    "score_renders@tiny.small": "scores.json",
+    "write_report": "index.html",
+}
+SCENE, SPACE, TILES = (f"data/scenes/tiny/{name}" for name in ("scene", "space", "tiles"))
+TRIAL = "data/trials/tiny/small"
+CAPTURE, RECIPE = "configs/captures/tiny.yaml", "configs/recipes/small.yaml"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    made = pipelineproject.create(tmp_path_factory.mktemp("pipeline"))
+    made.call("dvc", "repro")
+    return made
+
+
+def scores_of(project: Pipeline) -> dict:
+    return json.loads((project.product("score_renders@tiny.small") / "scores.json").read_text())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_leaves_its_product_and_its_log(project: Pipeline, stage: str) -> None:
+    assert list(project.stages) == list(STAGES)
+    assert (project.product(stage) / STAGES[stage]).is_file()
+    run = json.loads((project.log(stage) / "run.json").read_text())
+    assert (run["step"], run["status"]) == (step_of(stage), "finished")
+    assert run["seconds"] > 0
+    assert run["peak_memory_mb"] > 10
+
+
+def test_nothing_is_left_to_resume(project: Pipeline) -> None:
+    assert not list(project.path("data/resume").rglob("*.safetensors"))
+
+
+def test_a_second_run_executes_nothing(project: Pipeline) -> None:
+    assert "Running stage" not in project.call("dvc", "repro")
+
+
+def test_the_model_beats_a_single_colour(project: Pipeline) -> None:
+    scores = scores_of(project)
+    assert all(math.isfinite(view["psnr"]) for view in scores["views"].values())
+    assert scores["mean"]["psnr"] > scores["baselines"]["mean_colour"]["mean"]["psnr"] + 3
+    assert 0 < scores["mean"]["ssim"] < 1
+
+
+def test_scores_without_weights_are_left_out_with_the_file_that_they_want(project: Pipeline) -> None:
+    scores = scores_of(project)
+    missing = {name: scores["left_out"].get(name, "") for name, value in scores["mean"].items() if value is None}
+    assert set(missing) == {"lpips_alex", "lpips_vgg", "niqe"}
+    assert all("missing, see weights/README.md" in reason for reason in missing.values())
+
+
+def test_renders_are_of_the_test_views_at_their_size(project: Pipeline) -> None:
+    scene = Scene.load(project.product("estimate_poses@tiny"))
+    renders = project.product("render_views@tiny.small")
+    assert sorted(path.stem for path in (renders / "test").iterdir()) == list(scene.test)
+    for name in scene.test:
+        camera = scene.camera(name, "full")
+        assert read_image(renders / "test" / f"{name}.png").shape == (camera.height, camera.width, 3)
+    film = cv2.VideoCapture(str(renders / "path.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+def test_the_report_shows_the_trial(project: Pipeline) -> None:
+    page = (project.product("write_report") / "index.html").read_text()
+    assert "tiny" in page
+    assert "small" in page
+    assert "data:image/jpeg;base64," in page
+
+
+def test_test_views_leave_no_trace_in_what_is_trained(project: Pipeline, tmp_path: Path) -> None:
+    """With noise for their pixels, all that is carved and trained stays the same to the last bit."""
+    other = Pipeline(*vars(toyproject.copy(project, tmp_path)).values())
+    test = Scene.load(project.product("estimate_poses@tiny")).test
+    pipelineproject.spoil(other, "cut_tiles@tiny", list(test))
+    for stage in ("carve_space@tiny", "pretrain_codebook@tiny", "fit_encoder@tiny.small", "train_joint@tiny.small"):
+        other.run(stage)
+        for path in project.product(stage).glob("*.safetensors"):
+            assert (other.product(stage) / path.name).read_bytes() == path.read_bytes(), f"{stage}: {path.name}"
+
+
+def test_a_step_whose_product_changed_has_another_version(project: Pipeline) -> None:
+    """The first stage that changed is to blame; what follows it follows from it."""
+    recorded, made = json.loads(fingerprints.RECORD.read_text()), fingerprints.measure(project)
+    rewrite = "then run `python tests/fingerprints.py` and commit tests/fingerprints.json"
+    assert list(recorded) == list(made), f"the stages are others: {rewrite}"
+    for stage, values in made.items():
+        assert values["VERSION"] == recorded[stage]["VERSION"], f"VERSION of {script_of(stage)} was changed: {rewrite}"
+    for stage, values in made.items():
+        changed = "; ".join(fingerprints.difference(recorded[stage], values))
+        assert not changed, f"{stage} makes something else ({changed}): raise VERSION in {script_of(stage)}, {rewrite}"
+
+
+def script_of(stage: str) -> str:
+    return f"steps/{step_of(stage)}.py"
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit status 2 and one line on standard error, which holds the words; nothing else."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.fixture
+def capture(project: Pipeline) -> Iterator[Path]:
+    """A capture without photos, inside the project."""
+    folder = project.path("data/captures/bad")
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_no_photos(project: Pipeline, capture: Path) -> None:
+    assert_refused(project.refusal("ingest_photos", capture=capture, config=CAPTURE), str(capture), "photos")
+
+
+def test_no_capture(project: Pipeline, capture: Path) -> None:
+    assert_refused(project.refusal("ingest_photos", capture=capture / "x", config=CAPTURE), f"{capture / 'x'}: no such")
+
+
+def test_too_many_broken_photos(project: Pipeline, capture: Path) -> None:
+    for name in PHOTOS[:4]:
+        whole = project.path(f"data/captures/tiny/{name}").read_bytes()
+        (capture / name).write_bytes(whole if name < PHOTOS[2] else whole[:1000])
+    done = project.refusal("ingest_photos", capture=capture, config=CAPTURE)
+    assert done.returncode == 2
+    *left_out, line = done.stderr.splitlines()
+    assert [words in said for words, said in zip(PHOTOS[2:4], left_out, strict=True)] == [True, True]
+    assert f"{capture}: 2 of 4 photos are usable, need 3 ({PHOTOS[2]}: broken" in line
+
+
+def test_one_broken_photo_is_left_out_and_counted(project: Pipeline, capture: Path) -> None:
+    for name in PHOTOS[:4]:
+        shutil.copy(project.path(f"data/captures/tiny/{name}"), capture)
+    (capture / PHOTOS[0]).write_bytes(b"")
+    done = project.refusal("ingest_photos", capture=capture, config=CAPTURE)
+    assert done.returncode == 0
+    assert f"{PHOTOS[0]} left out: empty file" in done.stderr
+    assert "3 photos, 1 left out" in done.stderr
+
+
+def test_photos_of_nothing(project: Pipeline, capture: Path, tmp_path: Path) -> None:
+    """Noise has features, but none that match: every attempt is told, and then what to do."""
+    random = np.random.default_rng(0)
+    for name in "abc":
+        write_image(capture / f"{name}.png", random.integers(0, 256, (240, 320, 3), np.uint8))
+    config = tmp_path / "bad.yaml"
+    config.write_text("ingest: {}\nposes: {features: 200}\nscene: {}\n")
+    made = project.refusal("ingest_photos", capture=capture, config=config, out=tmp_path / "photos")
+    assert made.returncode == 0, made.stderr
+    done = project.refusal("estimate_poses", capture=capture, photos=tmp_path / "photos", config=config)
+    assert done.returncode == 2
+    *attempts, line = done.stderr.splitlines()
+    assert all("0 registered" in attempt for attempt in attempts)
+    assert "under 60% of 3 photos could be placed" in line
+    assert "take photos that overlap" in line
+
+
+BAD_VALUES = {
+    "ingest_photos": (CAPTURE, "ingest", {"capture": "data/captures/tiny"}),
+    "estimate_poses": (CAPTURE, "poses", {"capture": "data/captures/tiny", "photos": "data/scenes/tiny/photos"}),
+    "carve_space": (CAPTURE, "space", {"scene": SCENE, "tiles": TILES}),
+    "pretrain_codebook": ("configs/codebooks/small.yaml", "codebook", {"scene": SCENE, "tiles": TILES, "resume": "r"}),
+    "fit_encoder": (RECIPE, "encoder", {"scene": SCENE, "tiles": TILES, "space": SPACE, "resume": "r"}),
+    "train_joint": (
+        RECIPE,
+        "joint",
+        {"encoder": f"{TRIAL}/encoder", "scene": SCENE, "tiles": TILES, "space": SPACE, "resume": "r"},
+    ),
+    "render_views": (RECIPE, "render", {"model": f"{TRIAL}/model", "scene": SCENE, "space": SPACE}),
+    "score_renders": (
+        "configs/pipeline.yaml",
+        "score",
+        {"renders": f"{TRIAL}/renders", "scene": SCENE, "weights": "weights", "out": "refused/tiny/small/scores"},
+    ),
+}
+
+
+@pytest.mark.parametrize("step", BAD_VALUES)
+def test_an_unknown_key(project: Pipeline, tmp_path: Path, step: str) -> None:
+    config, section, options = BAD_VALUES[step]
+    content = yaml.safe_load(project.path(config).read_text())
+    content[section]["sharpen"] = 1
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(content))
+    option = "recipe" if config == RECIPE else "config"
+    assert_refused(project.refusal(step, **options, **{option: bad}), str(bad), f"{section}: sharpen: unknown key")
+
+
+def test_a_name_that_leaves_its_folder(project: Pipeline, tmp_path: Path) -> None:
+    config = tmp_path / "pipeline.yaml"
+    config.write_text("trials: {x: {capture: ../tiny, recipe: small}}\ncodebooks: {}\n")
+    done = project.refusal("write_report", trials="data/trials", codebooks="data/codebooks", config=config)
+    assert_refused(done, "capture name '../tiny'", "use up to 64 letters")
+
+
+def test_a_step_before_its_time(project: Pipeline) -> None:
+    done = project.refusal("render_views", model="data/absent", scene=SCENE, space=SPACE, recipe=RECIPE)
+    assert_refused(done, "data/absent: no such file or folder; run the step that makes it")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("step", ["ingest_photos", "cut_tiles", "fit_encoder"])
+def test_a_full_disk(project: Pipeline, small_disk: Path, step: str, full: bool) -> None:
+    """Either it is full before the step begins, or the product does not fit."""
+    options = {
+        "ingest_photos": {"capture": "data/captures/tiny", "config": CAPTURE},
+        "cut_tiles": {"scene": SCENE},
+        "fit_encoder": {"scene": SCENE, "tiles": TILES, "space": SPACE, "recipe": RECIPE, "resume": small_disk / "r"},
+    }[step]
+    if full:
+        with contextlib.suppress(OSError):
+            (small_disk / "filler").write_bytes(bytes(1 << 20))
+    done = project.refusal(step, **options, out=small_disk / "out", log=small_disk / "log")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "disk" in done.stderr.splitlines()[-1]
+    assert "full" in done.stderr.splitlines()[-1]
