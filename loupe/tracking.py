@@ -10,6 +10,7 @@ The store is `MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` with artifacts in `
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.errors import InputError
 from loupe.interrupt import REQUEUE
+from loupe.progress import Progress
 from loupe.provenance import flat, without_secrets
 from loupe.steplog import Log
 
@@ -59,8 +61,16 @@ def step(
         inputs: folders and files that the step reads; their digests are noted.
 
     Raises:
-        SystemExit: 2 after an `InputError`, whose message is printed; 130 after a keyboard interrupt.
+        SystemExit: 2 after an `InputError`, whose message is printed, and where the disk is full; 130 after a keyboard
+            interrupt.
     """
+    with _full_disk_in_one_line(name, instance, log):
+        yield from _recorded(name, instance, log, parameters or {}, inputs)
+
+
+def _recorded(
+    name: str, instance: str, log: Path, parameters: Mapping[str, object], inputs: Sequence[Path]
+) -> Iterator[Log]:
     record = Log(log, name, instance)
     record.save()
     mirror = _start_mirror(log)
@@ -71,7 +81,7 @@ def step(
     status = "failed"
     try:
         record.read(inputs)
-        record.parameters(parameters or {})
+        record.parameters(parameters)
         yield record
         status = "finished"
     except InputError as error:
@@ -91,6 +101,19 @@ def step(
         logger.removeHandler(listener)
         record.close(status)
         _finish_mirror(mirror, record)
+
+
+@contextmanager
+def _full_disk_in_one_line(name: str, instance: str, log: Path) -> Iterator[None]:
+    """Product and log lie on one disk as a rule, so nothing can be written down, either; libraries raise errors of
+    their own, which have the system's words in common."""
+    try:
+        yield
+    except Exception as error:
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        Progress(f"{name} {instance}").say(f"{log}: the disk is full; free some space there and run again")
+        raise SystemExit(2) from None
 
 
 class _Listener(logging.Handler):
