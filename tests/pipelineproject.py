@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ class Pipeline(Project):
         threads = os.environ.get("OMP_NUM_THREADS", "1")
         own = {"MLFLOW_TRACKING_URI": "none", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}
         base = super().environment
+        base.pop("PYTHONDONTWRITEBYTECODE", None)  # torch's compiler, which every optimiser imports, would take 7 s
         return base | own | {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_HOME": base["HOME"]}
 
     @property
@@ -45,21 +45,12 @@ class Pipeline(Project):
         """The folder of the stage's log."""
         return self.path(self._option(stage, "--log"))
 
-    def run(self, stage: str) -> None:
-        """The stage's own command, without DVC, in place of what it made before."""
-        for folder in (self.product(stage), self.log(stage)):
-            shutil.rmtree(folder)
-        self.call(*shlex.split(self.stages[stage]["cmd"]))
-
-    def refusal(self, step: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """A step run with these options, `out` and `log` being folders of their own; it is expected to fail."""
-        options = {"out": "refused/out", "log": "refused/log"} | options
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        command = ["python", f"steps/{step}.py", *words]
-        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
+    def command(self, stage: str) -> list[str]:
+        """The stage's own command line: python, the script, and its options."""
+        return shlex.split(self.stages[stage]["cmd"])
 
     def _option(self, stage: str, name: str) -> str:
-        words = shlex.split(self.stages[stage]["cmd"])
+        words = self.command(stage)
         return words[words.index(name) + 1]
 
 
