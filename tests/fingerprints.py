@@ -27,7 +27,7 @@ from loupe.scene import Scene
 from loupe.tiles import LEVELS, Tiles
 
 RECORD = Path(__file__).with_suffix(".json")
-TOLERANCE = 0.03
+TOLERANCE = 0.02  # another seed of structure from motion, and so other cameras, moves none by 0.005
 Fingerprint = dict[str, float | str]
 
 

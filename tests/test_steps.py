@@ -29,6 +29,8 @@ from pipelineproject import PHOTOS, Pipeline, step_of
 from loupe.images import read_image, write_image
 from loupe.scene import Scene
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all ten steps
+
 STAGES = {
     "ingest_photos@tiny": "photos.json",
     "estimate_poses@tiny": "scene.json",
@@ -177,6 +179,16 @@ def test_a_step_whose_product_changed_has_another_version(project: Pipeline) -> 
     for stage, values in made.items():
         changed = "; ".join(fingerprints.difference(recorded[stage], values))
         assert not changed, f"{stage} makes something else ({changed}): raise VERSION in {script_of(stage)}, {rewrite}"
+
+
+def test_a_difference_counts_beyond_the_tolerance() -> None:
+    before = {"VERSION": 1, "psnr": 20.0, "kind": "bounded", "views": 3}
+    assert fingerprints.difference(before, before | {"VERSION": 2, "psnr": 20.1}) == []
+    assert fingerprints.difference(before, before | {"psnr": 21.0, "kind": "forward"}) == [
+        "psnr: 20.0 -> 21.0",
+        "kind: bounded -> forward",
+    ]
+    assert fingerprints.difference({"views": 3}, {}) == ["views: 3 -> absent"]
 
 
 def script_of(stage: str) -> str:
