@@ -112,7 +112,9 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
 def test_a_trial_stays_within_a_small_machine(rules: dict[str, dag.Rule]) -> None:
     for rule in rules.values():
         assert {"mem_mb", "runtime"} <= set(rule.resources)
-        assert rule.resources["mem_mb"](None, attempt=1) <= 4000
+        # pyiqa's NIQE takes 6 GB for a picture of 12 megapixels.
+        most = 8000 if step_of(rule.name) == "score_renders" else 4000
+        assert rule.resources["mem_mb"](None, attempt=1) <= most
         assert rule.resources["mem_mb"](None, attempt=3) == 3 * rule.resources["mem_mb"](None, attempt=1)
         assert ("gpu" in rule.resources) == (rule.resources.get("slurm_partition") == "gpu")
 
