@@ -63,3 +63,18 @@ def shrink(picture: Pixels, factor: int) -> Pixels:
 def to_uint8(picture: NDArray[np.floating]) -> Pixels:
     """Values in [0, 1] (clipped) as rounded uint8."""
     return np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, np.uint8)
+
+
+def detailed_windows(picture: Pixels, side: int, count: int) -> list[tuple[int, int, int, int]]:
+    """Up to `count` squares (x, y, width, height) with the most detail, at least a `side` apart so that they show
+    different things; smaller than `side` only where the picture is."""
+    height, width = (min(side, size) for size in picture.shape[:2])
+    detail = np.abs(cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
+    sums = cv2.boxFilter(detail, -1, (width, height), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    free = sums[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1].copy()
+    windows: list[tuple[int, int, int, int]] = []
+    while len(windows) < count and free.max() > -np.inf:
+        y, x = (int(index) for index in np.unravel_index(np.argmax(free), free.shape))
+        windows.append((x, y, width, height))
+        free[max(y - 2 * height + 1, 0) : y + 2 * height, max(x - 2 * width + 1, 0) : x + 2 * width] = -np.inf
+    return windows

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 
 from loupe.codebook import Codebook, CodebookConfig, VqVae, decode_view, encode_view, objective, view_digest
 from loupe.errors import InputError
-from loupe.images import Pixels, write_image
+from loupe.images import Pixels, detailed_windows, write_image
 from loupe.method import Segment
 from loupe.metrics import psnr
 from loupe.nets.quantizer import perplexity, rows_of
@@ -230,7 +229,8 @@ def _measure(
         if plain is not None:
             made["plain"] = decode_view(plain, encode_view(plain, original))
             scores[name]["psnr_plain"] = psnr(made["plain"], original)
-        window = _detailed_window(original, _SAMPLE)
+        x, y, width, height = detailed_windows(original, _SAMPLE, 1)[0]
+        window = slice(y, y + height), slice(x, x + width)
         samples |= {f"{name}_{key}": picture[window] for key, picture in {"original": original, **made}.items()}
     return uses, scores, samples
 
@@ -252,13 +252,3 @@ def _indices(model: VqVae, picture: Pixels) -> Int[Tensor, "1 h w"]:
 
 def _mean(views: Mapping[str, Mapping[str, float]], key: str) -> float:
     return sum(scores[key] for scores in views.values()) / len(views)
-
-
-def _detailed_window(picture: Pixels, side: int) -> tuple[slice, slice]:
-    """The square with the most detail, where compression shows (the whole picture if that is smaller)."""
-    height, width = (min(side, size) for size in picture.shape[:2])
-    detail = np.abs(cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
-    sums = cv2.boxFilter(detail, -1, (width, height), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    inside = sums[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1]
-    top, left = np.unravel_index(np.argmax(inside), inside.shape)
-    return slice(top, top + height), slice(left, left + width)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loupe.errors import InputError
-from loupe.images import read_image, shrink, to_uint8, write_image
+from loupe.images import detailed_windows, read_image, shrink, to_uint8, write_image
 
 RANDOM = np.random.default_rng(0)
 
@@ -82,3 +82,12 @@ def test_to_uint8_rounds_and_clips() -> None:
     values = np.array([-1.0, 0.0, 0.49 / 255, 0.51 / 255, 1.0, 7.0])
     assert to_uint8(values).tolist() == [0, 0, 0, 1, 255, 255]
     assert np.array_equal(to_uint8(np.arange(256, dtype=np.float32) / 255), np.arange(256))
+
+
+def test_detailed_windows_lie_where_the_detail_is_and_apart() -> None:
+    picture = np.full((100, 120, 3), 90, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    picture[64:80, 16:32] = noise
+    picture[8:24, 96:112] = noise // 2
+    assert detailed_windows(picture, 18, 2) == [(15, 63, 18, 18), (95, 7, 18, 18)]
+    assert detailed_windows(picture, 500, 3) == [(0, 0, 120, 100)]

@@ -18,7 +18,7 @@ from loupe.camera import Camera
 from loupe.errors import InputError
 from loupe.images import Pixels, read_image, shrink, write_image
 from loupe.scene import Points, Scene, View
-from loupe.scoring import ScoreConfig, detailed_windows, error_map, nearest_view, save_scores, score_renders
+from loupe.scoring import ScoreConfig, error_map, nearest_view, save_scores, score_renders
 
 WIDTH, HEIGHT, RATIO = 130, 97, 4  # the last two columns and the last row are no part of the scores
 POSITIONS = {"a": 0.0, "b": 0.1, "c": 1.0, "d": 1.4, "e": 3.0}
@@ -173,15 +173,6 @@ def test_pictures_are_kept_and_the_same_every_time(scene: Scene) -> None:
         assert np.abs(read_image(folder / crop["render"]).astype(int) - true).mean() == pytest.approx(10, abs=2)
     assert score(scene) == made
     assert {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()} == first
-
-
-def test_crops_lie_where_the_detail_is_and_apart() -> None:
-    picture = np.full((100, 120, 3), 90, np.uint8)
-    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    picture[64:80, 16:32] = noise
-    picture[8:24, 96:112] = noise // 2
-    assert detailed_windows(picture, 18, 2) == [(15, 63, 18, 18), (95, 7, 18, 18)]
-    assert detailed_windows(picture, 500, 3) == [(0, 0, 120, 100)]
 
 
 def test_the_error_map_is_black_where_nothing_differs() -> None:
