@@ -61,9 +61,12 @@ def step(
         inputs: folders and files that the step reads; their digests are noted.
 
     Raises:
-        SystemExit: 2 after an `InputError`, whose message is printed, and where the disk is full; 130 after a keyboard
-            interrupt.
+        SystemExit: 2 after an `InputError`, whose message is printed, where `log` climbs out of a folder, and where the
+            disk is full; 130 after a keyboard interrupt.
     """
+    if ".." in log.parts:
+        Progress(f"{name} {instance}").say(f"{log}: a name in configs/pipeline.yaml leads out of its folder")
+        raise SystemExit(2)
     with _full_disk_in_one_line(name, instance, log):
         yield from _recorded(name, instance, log, parameters or {}, inputs)
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
+from snakemake_interface_common.exceptions import WorkflowError
 
 from workflow import dag
 
@@ -107,6 +108,25 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
     named = [*pipeline["captures"], *pipeline["codebooks"]]
     named += [name for group in ("trials", "codebooks") for item in pipeline[group].values() for name in item.values()]
     assert [name for name in named if not NAME.fullmatch(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("captures: [../x]", "capture name '../x'"),
+        ("captures: demo", "captures: Input should be a valid list"),
+        ("trials: {a: {capture: a, recipe: /b}}", "recipe name '/b'"),
+        ("trials: {a: {capture: a, recipes: b}}", "trials.a.recipe: Field required"),
+        ("codebooks: {..: {capture: a, config: b}}", "codebook name '..'"),
+        ("recipes: [a]", "recipes: unknown key; known here: captures, trials, codebooks, score"),
+    ],
+)
+def test_a_bad_pipeline_is_one_line(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/pipeline.yaml").write_text(line)
+    repo = Repo.init(str(tmp_path), no_scm=True)
+    with pytest.raises(WorkflowError, match=re.escape(f"configs/pipeline.yaml: {words}")):
+        dag.rules(repo)
 
 
 def test_a_trial_stays_within_a_small_machine(rules: dict[str, dag.Rule]) -> None:

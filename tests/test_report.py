@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from loupe.errors import InputError
 from loupe.images import write_image
+from loupe.pipeline import read_pipeline
 from loupe.report import tables
 from loupe.report.charts import line_chart
 from loupe.report.gather import Trial, read_logs, read_trials
@@ -159,14 +160,11 @@ def test_names_are_escaped_wherever_they_come_from(tree: Path) -> None:
     curve = {"step": 1, "values": {f"loss.{EVIL}": 1.0}, "time": 0}
     lines = [json.dumps(curve | {"step": step}) + "\n" for step in range(3)]
     (place / "log" / "train_joint" / "metrics.jsonl").write_text("".join(lines))
-    with open(tree / "pipeline.yaml", "a") as file:
-        file.write("  evil: {capture: '<b>', config: '<i>&'}\n")
     text = (tree / "pipeline.yaml").read_text()
     (tree / "pipeline.yaml").write_text(text.replace("trials:\n", "trials:\n  x: {capture: evil, recipe: recipe}\n"))
     page = report(tree)
     assert EVIL not in page
     assert page.count("&lt;script&gt;alert(") >= 9
-    assert "&lt;i&gt;&amp;, trained on &lt;b&gt;" in page
     assert sum(tag == "script" for tag, _ in _Page(page).elements) == 1
 
 
@@ -175,7 +173,7 @@ def test_names_that_are_paths_are_refused(tree: Path) -> None:
     with pytest.raises(InputError, match="capture name"):
         report(tree)
     (tree / "pipeline.yaml").write_text("trials:\n  x: {capture: shelf}\n")
-    with pytest.raises(InputError, match=r"trials\.x: recipe"):
+    with pytest.raises(InputError, match=r"trials\.x\.recipe"):
         report(tree)
 
 
@@ -235,7 +233,7 @@ def test_curves_survive_a_resumption_a_kill_and_what_is_not_finite(tmp_path: Pat
 def test_broken_scores_are_an_error(tree: Path) -> None:
     (tree / "trials" / "shelf" / "good" / "scores" / "scores.json").write_text('{"views": ')
     with pytest.raises(InputError, match=r"scores\.json: not complete JSON"):
-        read_trials(tree / "pipeline.yaml", tree / "trials")
+        read_trials(read_pipeline(tree / "pipeline.yaml"), tree / "trials")
 
 
 numbers = st.floats(-1e6, 1e6) | st.just(math.nan)

@@ -24,8 +24,11 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from snakemake_interface_common.exceptions import WorkflowError
 
+from loupe.errors import InputError
+from loupe.pipeline import read_pipeline
 from workflow.stage import RUNNING
 
+PIPELINE = Path("configs/pipeline.yaml")
 MARKERS = Path(".snakemake/changed")
 WORKFLOW = Path(".snakemake/workflow")  # locked by the one workflow of this folder
 
@@ -47,7 +50,14 @@ class Rule:
 
 
 def rules(repo: Repo) -> list[Rule]:
-    """One rule per stage of `dvc.yaml`. A dependency on a folder that holds outputs stands for all of them."""
+    """One rule per stage of `dvc.yaml`. A dependency on a folder that holds outputs stands for all of them.
+
+    Raises `WorkflowError` for a pipeline with names that cannot be any.
+    """
+    try:
+        read_pipeline(Path(repo.root_dir) / PIPELINE)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
     stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
     outputs = [_path(output) for stage in stages for output in stage.outs]
     return [_rule(stage, outputs) for stage in stages]

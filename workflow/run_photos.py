@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import yaml
 
-from loupe.config import check_name, load_yaml
+from loupe.config import check_name
 from loupe.errors import InputError
+from loupe.pipeline import read_pipeline
 
 PIPELINE = Path("configs/pipeline.yaml")
 CAPTURES = Path("data/captures")
@@ -116,11 +117,11 @@ def write_capture_config(name: str) -> None:
 
 def add_trial(name: str, recipe: str) -> None:
     """List capture and trial in the pipeline, where they are not yet; the file's comments stay."""
-    content = load_yaml(PIPELINE)
+    listed = read_pipeline(PIPELINE)
     text = PIPELINE.read_text(encoding="utf8")
-    if name not in content["captures"]:
+    if name not in listed.captures:
         text = re.sub(r"(?m)^captures:\n", f"captures:\n  - {name}\n", text, count=1)
-    if f"{name}.{recipe}" not in content["trials"]:
+    if f"{name}.{recipe}" not in listed.trials:
         line = f"  {name}.{recipe}: {{capture: {name}, recipe: {recipe}}}\n"
         text = re.sub(r"(?m)^trials:\n", f"trials:\n{line}", text, count=1)
     changed = yaml.safe_load(text)

@@ -8,24 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loupe.config import Config, check_name, load_yaml, parse_section
 from loupe.errors import InputError
+from loupe.pipeline import Pipeline
 
 STEPS = ("pretrain_codebook", "fit_encoder", "train_joint", "render_views", "score_renders")
-
-
-class TrialEntry(Config):
-    """An entry of the pipeline's `trials`."""
-
-    capture: str
-    recipe: str
-
-
-class CodebookEntry(Config):
-    """An entry of the pipeline's `codebooks`: trained on `capture` as configs/codebooks/`config`.yaml says."""
-
-    capture: str
-    config: str
 
 
 @dataclass(frozen=True)
@@ -61,34 +47,24 @@ class Codebook:
     logs: Mapping[str, StepLog]
 
 
-def read_trials(config: Path, folder: Path) -> list[Trial]:
-    """The trials that the configuration lists, in its order. Raises `InputError` for bad entries and broken files."""
+def read_trials(pipeline: Pipeline, folder: Path) -> list[Trial]:
+    """The trials that the pipeline lists, in its order. Raises `InputError` for broken files."""
     trials = []
-    for key, content in _listed(config, "trials").items():
-        entry = parse_section(TrialEntry, content, f"{config}: trials.{key}")
-        place = folder / check_name(entry.capture, "capture") / check_name(entry.recipe, "recipe")
+    for entry in pipeline.trials.values():
+        place = folder / entry.capture / entry.recipe
         scores = _read_json(place / "scores" / "scores.json")
         trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, read_logs(place / "log")))
     return trials
 
 
-def read_codebooks(config: Path, folder: Path) -> list[Codebook]:
-    """The codebooks that the configuration lists. Raises `InputError` as `read_trials` does."""
+def read_codebooks(pipeline: Pipeline, folder: Path) -> list[Codebook]:
+    """The codebooks that the pipeline lists. Raises `InputError` for broken files."""
     codebooks = []
-    for name, content in _listed(config, "codebooks").items():
-        entry = parse_section(CodebookEntry, content, f"{config}: codebooks.{name}")
-        place = folder / check_name(name, "codebook")
-        made, logs = place / "codebook", read_logs(place / "log")
+    for name, entry in pipeline.codebooks.items():
+        made, logs = folder / name / "codebook", read_logs(folder / name / "log")
         scores = _read_json(made / "scores.json")
         codebooks.append(Codebook(name, entry.capture, entry.config, made, scores, logs))
     return codebooks
-
-
-def _listed(config: Path, section: str) -> dict[str, Any]:
-    entries = load_yaml(config).get(section) or {}
-    if not isinstance(entries, dict):
-        raise InputError(f"{config}: {section}: expected 'name: {{...}}' lines")
-    return entries
 
 
 def read_logs(folder: Path) -> dict[str, StepLog]:

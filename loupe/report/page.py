@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from loupe.errors import InputError
+from loupe.pipeline import read_pipeline
 from loupe.report import tables
 from loupe.report.charts import line_chart
 from loupe.report.gather import Codebook, StepLog, Trial, read_codebooks, read_trials
@@ -78,7 +79,8 @@ def write_report(config: Path, trials: Path, codebooks: Path, out: Path, say: Ca
     Raises:
         InputError: the configuration lists something that cannot be one, or a file of a trial is broken.
     """
-    listed, books = read_trials(config, trials), read_codebooks(config, codebooks)
+    pipeline = read_pipeline(config)
+    listed, books = read_trials(pipeline, trials), read_codebooks(pipeline, codebooks)
     for trial in listed:
         if not trial.scores:
             say(f"{trial.capture}.{trial.recipe} has no scores yet")

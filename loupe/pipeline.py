@@ -1,0 +1,52 @@
+"""What is run: `configs/pipeline.yaml`, which DVC's stages are made of. Its names become folders, stages and jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from loupe.config import Config, check_name, load_yaml, parse_section
+from loupe.errors import InputError
+
+
+class TrialEntry(Config):
+    """An entry of `trials`: a recipe on a capture."""
+
+    capture: str
+    recipe: str
+
+
+class CodebookEntry(Config):
+    """An entry of `codebooks`: trained on `capture` as configs/codebooks/`config`.yaml says."""
+
+    capture: str
+    config: str
+
+
+class Pipeline(Config):
+    """The file's content; what it says of `score` is read by the step of that name."""
+
+    captures: list[str] = Field(default_factory=list)
+    trials: dict[str, TrialEntry] = Field(default_factory=dict)
+    codebooks: dict[str, CodebookEntry] = Field(default_factory=dict)
+    score: object = None
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """The pipeline at `path`. Raises `InputError` for what does not fit and for names that are none."""
+    content = {key: value for key, value in load_yaml(path).items() if value is not None}
+    pipeline = parse_section(Pipeline, content, str(path))
+    try:
+        for capture in pipeline.captures:
+            check_name(capture, "capture")
+        for trial in pipeline.trials.values():
+            check_name(trial.capture, "capture")
+            check_name(trial.recipe, "recipe")
+        for name, codebook in pipeline.codebooks.items():
+            check_name(name, "codebook")
+            check_name(codebook.capture, "capture")
+            check_name(codebook.config, "codebook configuration")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return pipeline
