@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 
 from loupe.camera import Camera
+from loupe.config import Section, parse_section
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,6 +46,23 @@ class Setting:
     occupancy: Occupancy
     tiles: Tiles | None = None
     device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of a trial: sections as YAML gives them, `method` (its name) among them, and `where` they stand."""
+
+    content: Mapping[str, Any]
+    where: str = "recipe"
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.content["method"])
+
+    def section(self, key: str, model: type[Section]) -> Section:
+        """Section `key` as a `model`; an `InputError` names the place where it does not fit."""
+        return parse_section(model, self.content.get(key), f"{self.where}: {key}")
 
 
 @dataclass(frozen=True)
@@ -110,9 +128,8 @@ class Trainee(Protocol):
 class Method(Trainee, Protocol):
     """One published method in one phase of one trial.
 
-    `METHODS` in `loupe.methods` holds the classes. Each is called as `Class(phase, recipe, setting)`, `recipe` being
-    the content of a recipe's file, and raises `InputError` where the recipe makes no sense. Its first parameters depend
-    on torch's global seed at that moment.
+    `METHODS` in `loupe.methods` holds the classes. Each is called as `Class(phase, recipe, setting)` and raises
+    `InputError` where the recipe makes no sense. Its first parameters depend on torch's global seed at that moment.
     """
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from loupe.config import load_yaml
 from loupe.errors import InputError
 from loupe.images import Pixels, to_uint8
-from loupe.method import Method, Phase, Setting
+from loupe.method import Method, Phase, Recipe, Setting
 from loupe.methods import METHODS
 from loupe.metrics import psnr
 from loupe.occupancy import Occupancy
@@ -38,18 +38,17 @@ _SECTIONS: Mapping[Phase, tuple[str, ...]] = {"encoder": ("encoder",), "joint": 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What a phase leaves: the method's name, the phase, the recipe's sections that count, and the state."""
+    """What a phase leaves: the phase, the recipe's sections that count, and the state."""
 
-    method: str
     phase: Phase
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     state: Mapping[str, Tensor]
 
     def save(self, folder: Path) -> None:
         """Write into `folder`, which is made if it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.cpu().contiguous() for name, value in self.state.items()}, folder / "model.safetensors")
-        content = {"format": _FORMAT, "method": self.method, "phase": self.phase, "recipe": self.recipe}
+        content = {"format": _FORMAT, "phase": self.phase, "recipe": self.recipe.content}
         (folder / "model.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
 
     @classmethod
@@ -58,7 +57,7 @@ class Model:
         try:
             content = json.loads((folder / "model.json").read_text(encoding="utf8"))
             state = load_file(folder / "model.safetensors")
-            return cls(content["method"], content["phase"], content["recipe"], state)
+            return cls(content["phase"], Recipe(content["recipe"], str(folder / "model.json")), state)
         except FileNotFoundError:
             raise InputError(f"{folder}: no model there; run the training steps first") from None
         except (KeyError, json.JSONDecodeError, SafetensorError) as error:
@@ -66,7 +65,7 @@ class Model:
 
     def method_for(self, setting: Setting) -> Method:
         """The trained method, ready to render."""
-        method = _make(self.method, self.phase, self.recipe, setting)
+        method = _make(self.phase, self.recipe, setting)
         method.load_state(self.state)
         return method
 
@@ -82,7 +81,7 @@ def load_setting(scene: Path, space: Path, tiles: Path | None = None) -> Setting
     )
 
 
-def read_recipe(path: Path, phase: Phase) -> dict[str, Any]:
+def read_recipe(path: Path, phase: Phase) -> Recipe:
     """`method` and the sections of the recipe at `path` that `phase` reads; raises `InputError` if one is missing."""
     content = load_yaml(path)
     wanted = ("method", *_SECTIONS[phase])
@@ -90,12 +89,12 @@ def read_recipe(path: Path, phase: Phase) -> dict[str, Any]:
         raise InputError(f"{path}: section '{missing[0]}' is missing")
     if content["method"] not in METHODS:
         raise InputError(f"{path}: method: unknown {content['method']!r}; known: {', '.join(METHODS)}")
-    return {key: content[key] for key in wanted}
+    return Recipe({key: content[key] for key in wanted}, str(path))
 
 
 def train_phase(
     phase: Phase,
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
     setting: Setting,
     *,
     resume: Path,
@@ -113,15 +112,16 @@ def train_phase(
     Raises:
         InputError: the recipe does not fit, or the encoder is another method's.
     """
-    name, seed = recipe["method"], int(recipe[phase].get("seed", 0))
+    seed = int(recipe.content[phase].get("seed", 0))
     torch.manual_seed(seed)
-    method = _make(name, phase, recipe, setting)
+    method = _make(phase, recipe, setting)
     if encoder:
-        if encoder.method != name:
-            raise InputError(f"the encoder was made by {encoder.method}, the recipe says {name}; run fit_encoder again")
+        made_by, wanted = encoder.recipe.method, recipe.method
+        if made_by != wanted:
+            raise InputError(f"the encoder was made by {made_by}, the recipe says {wanted}; run fit_encoder again")
         method.start_from(encoder.state)
-    fit(method, seed=seed, resume=resume, configuration={"recipe": recipe, "inputs": inputs}, report=report)
-    return Model(name, phase, recipe, method.state())
+    fit(method, seed=seed, resume=resume, configuration={"recipe": recipe.content, "inputs": inputs}, report=report)
+    return Model(phase, recipe, method.state())
 
 
 def sample(model: Model, setting: Setting, level: Level) -> tuple[Pixels, float]:
@@ -134,6 +134,6 @@ def sample(model: Model, setting: Setting, level: Level) -> tuple[Pixels, float]
     return np.concatenate([rendered, photo], 1), psnr(rendered, photo)
 
 
-def _make(name: str, phase: Phase, recipe: Mapping[str, Any], setting: Setting) -> Method:
-    method: Method = METHODS[name](phase, recipe, setting)
+def _make(phase: Phase, recipe: Recipe, setting: Setting) -> Method:
+    method: Method = METHODS[recipe.method](phase, recipe, setting)
     return method

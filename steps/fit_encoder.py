@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import checkpoint, tracking
 from loupe.trial import load_setting, read_recipe, sample, train_phase
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     inputs = [given.scene, given.tiles, given.space]
     with tracking.step("fit_encoder", instance, given.log, inputs=inputs) as log:
         recipe = read_recipe(given.recipe, "encoder")
-        log.parameters(recipe)
+        log.parameters(recipe.content)
         setting = load_setting(given.scene, given.space, given.tiles)
         model = train_phase("encoder", recipe, setting, resume=given.resume, inputs=log.inputs, report=log.progress)
         model.save(given.out)

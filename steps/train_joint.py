@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import checkpoint, tracking
 from loupe.trial import Model, load_setting, read_recipe, sample, train_phase
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     inputs = [given.encoder, given.scene, given.tiles, given.space]
     with tracking.step("train_joint", instance, given.log, inputs=inputs) as log:
         recipe = read_recipe(given.recipe, "joint")
-        log.parameters(recipe)
+        log.parameters(recipe.content)
         setting = load_setting(given.scene, given.space, given.tiles)
         encoder = Model.load(given.encoder)
         model = train_phase(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from loupe.camera import Camera
 from loupe.images import Pixels, to_uint8
-from loupe.method import Method, Phase, Setting, Window
+from loupe.method import Method, Phase, Recipe, Setting, Window
 from loupe.methods import METHODS
 from loupe.occupancy import Occupancy
 from loupe.rays import camera_rays
@@ -106,7 +106,7 @@ def make(name: str, phase: Phase, setting: Setting, tmp_path: Path, seed: int = 
     """The method as its step makes it: the joint phase begins with a trained encoder."""
     recipe = RECIPES[name]()
     torch.manual_seed(seed)
-    method: Method = METHODS[name](phase, recipe, setting)
+    method: Method = METHODS[name](phase, Recipe(recipe), setting)
     if phase == "joint":
         method.start_from(encoder_state(name, setting, tmp_path))
     return method
@@ -205,7 +205,7 @@ def test_the_same_picture_after_saving_and_loading(name: str, phase: Phase, sett
     train(method, tmp_path / "resume")
     state = {part: tensor.clone() for part, tensor in method.state().items()}
     bare = Setting(setting.scene, setting.space, setting.occupancy)
-    loaded: Method = METHODS[name](phase, RECIPES[name](), bare)
+    loaded: Method = METHODS[name](phase, Recipe(RECIPES[name]()), bare)
     loaded.load_state(state)
     camera = setting.scene.camera(setting.scene.test[0], "low")
     for one, other in zip(method.render(camera, 0.0), loaded.render(camera, 0.0), strict=True):

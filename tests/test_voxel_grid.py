@@ -13,7 +13,7 @@ from conftest import room_camera, room_photo
 from loupe import volume
 from loupe.errors import InputError
 from loupe.fields.radiance import FieldConfig, RadianceField, lattice_shape, plane_shift
-from loupe.method import Setting, Window
+from loupe.method import Recipe, Setting, Window
 from loupe.methods import METHODS
 from loupe.methods.voxel_grid import VoxelGrid
 from loupe.occupancy import Occupancy
@@ -180,7 +180,7 @@ def test_an_occupancy_that_covers_the_density_changes_nothing() -> None:
 def trained(room: Setting, tmp_path_factory: pytest.TempPathFactory) -> VoxelGrid:
     """The encoder phase on the room."""
     torch.manual_seed(0)
-    method = METHODS["voxel_grid"]("encoder", recipe(), room)
+    method = METHODS["voxel_grid"]("encoder", Recipe(recipe()), room)
     fit(method, seed=0, resume=tmp_path_factory.mktemp("resume"), configuration={}, report=lambda *_: None)
     return method
 
@@ -205,7 +205,7 @@ def test_masks_take_away_nothing_that_is_rendered(trained: VoxelGrid, room: Sett
     """With every cell of the trained field occupied again, the pictures stay."""
     state = {name: value.clone() for name, value in trained.state().items()}
     state["alive"] = torch.ones_like(state["alive"])
-    whole = METHODS["voxel_grid"]("encoder", recipe(), room)
+    whole = METHODS["voxel_grid"]("encoder", Recipe(recipe()), room)
     whole.load_state(trained.state() | state)
     camera = room.scene.camera(room.scene.train[0], "low")
     masked, unmasked = trained.render(camera, 0.0).colour, whole.render(camera, 0.0).colour
@@ -232,7 +232,7 @@ def test_windows_are_parts_of_the_whole(trained: VoxelGrid, room: Setting) -> No
 
 
 def test_the_joint_phase_starts_where_the_encoder_ended(trained: VoxelGrid, room: Setting) -> None:
-    joint = METHODS["voxel_grid"]("joint", recipe(), room)
+    joint = METHODS["voxel_grid"]("joint", Recipe(recipe()), room)
     joint.start_from(trained.state())
     assert joint.field.lattice.shape == lattice_shape(joint.field.space, 60_000, None)
     assert psnr(joint, room, "full") > psnr(trained, room, "full") - 1.5
@@ -241,22 +241,24 @@ def test_the_joint_phase_starts_where_the_encoder_ended(trained: VoxelGrid, room
 def test_an_empty_occupancy_is_refused(room: Setting) -> None:
     empty = dataclasses.replace(room, occupancy=Occupancy(torch.zeros(8, 8, 8, dtype=torch.bool)))
     with pytest.raises(InputError, match="occupancy is empty"):
-        METHODS["voxel_grid"]("encoder", recipe(), empty)
+        METHODS["voxel_grid"]("encoder", Recipe(recipe()), empty)
 
 
 def test_stages_must_suit_the_space(room: Setting) -> None:
     with pytest.raises(InputError, match="planes"):
-        METHODS["voxel_grid"]("encoder", recipe(coarse=None, stages=[{"voxels": 100, "steps": 1, "planes": 4}]), room)
+        METHODS["voxel_grid"](
+            "encoder", Recipe(recipe(coarse=None, stages=[{"voxels": 100, "steps": 1, "planes": 4}])), room
+        )
 
 
 def test_a_cull_that_leaves_nothing_to_learn_is_refused(room: Setting) -> None:
     with pytest.raises(InputError, match=r"cull 0\.0001 leaves out the untrained field"):
-        METHODS["voxel_grid"]("encoder", recipe(coarse={"steps": 1, "opacity": 1e-4, "cull": 1e-4}), room)
+        METHODS["voxel_grid"]("encoder", Recipe(recipe(coarse={"steps": 1, "opacity": 1e-4, "cull": 1e-4})), room)
 
 
 def test_an_unknown_key_is_named(room: Setting) -> None:
     with pytest.raises(InputError, match=r"encoder: bounded\.fit\.speed: unknown key"):
-        METHODS["voxel_grid"]("encoder", recipe(speed=3), room)
+        METHODS["voxel_grid"]("encoder", Recipe(recipe(speed=3)), room)
 
 
 def test_the_recipes_that_come_along_are_valid(room: Setting) -> None:
@@ -264,4 +266,4 @@ def test_the_recipes_that_come_along_are_valid(room: Setting) -> None:
 
     for path in Path("configs/recipes").glob("voxel_grid*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf8"))
-        METHODS["voxel_grid"]("joint", content, room)
+        METHODS["voxel_grid"]("joint", Recipe(content), room)

@@ -7,12 +7,9 @@ Sun et al., "Improved direct voxel grid optimization for radiance fields reconst
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from loupe.config import Config, parse_section
+from loupe.config import Config
 from loupe.fields.radiance import FieldConfig
-from loupe.method import Phase, Setting
+from loupe.method import Phase, Recipe, Setting
 from loupe.voxel_fit import FitConfig, VoxelFit
 
 
@@ -43,12 +40,12 @@ class Joint(Config):
 class VoxelGrid(VoxelFit):
     """DVGO v2 in one phase of one trial."""
 
-    def __init__(self, phase: Phase, recipe: Mapping[str, Any], setting: Setting) -> None:
+    def __init__(self, phase: Phase, recipe: Recipe, setting: Setting) -> None:
         """Raises `InputError` where the recipe's sections do not fit."""
-        part = getattr(parse_section(Encoder, recipe.get("encoder"), "recipe: encoder"), setting.space.kind)
+        part = getattr(recipe.section("encoder", Encoder), setting.space.kind)
         if phase == "encoder":
             super().__init__(setting, "low", part.fit, part.field)
             self.begin()
         else:
-            fit = getattr(parse_section(Joint, recipe.get("joint"), "recipe: joint"), setting.space.kind)
+            fit = getattr(recipe.section("joint", Joint), setting.space.kind)
             super().__init__(setting, "full", fit, part.field)
