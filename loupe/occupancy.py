@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _VOXELS_AT_ONCE = 1 << 19
+_SPECK = 0.001  # of all that is occupied: a piece below that goes
 _NEAR_MARGIN = 0.8  # of a view's near bound, which the sparse points gave: something plain may stand a little before it
 
 
@@ -156,7 +157,7 @@ def carve_space(scene: Scene, tiles: Tiles, config: CarveConfig) -> Carved:
 def carve(
     space: Space, sweeps: Sequence[Sweep], cameras: Sequence[Camera], seeds: NDArray[np.float32], config: CarveConfig
 ) -> Occupancy:
-    """The space less what no camera sees and what too many sweeps look through.
+    """The space less what no camera sees, what too many sweeps look through, and specks.
 
     Args:
         sweeps: of some or all training views.
@@ -179,7 +180,7 @@ def carve(
     if not seen.any():
         raise InputError("no training camera sees any of the box: the poses are wrong, or the section 'space' is")
     # A voxel at the rim of every view may still be seen in part.
-    occupied = Occupancy(seen).dilated(1).grid & ~clear
+    occupied = without_specks(Occupancy(seen).dilated(1).grid & ~clear)
     unit = space.to_unit(torch.from_numpy(seeds))
     unit = unit[((unit >= 0) & (unit < 1)).all(-1)]
     occupied[tuple((unit * unit.new_tensor(shape)).long().T)] = True
@@ -188,6 +189,17 @@ def carve(
             "the views look through every part of the box: the poses are wrong, or the scene moved between the photos"
         )
     return Occupancy(occupied)
+
+
+def without_specks(occupied: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
+    """Less the pieces, joined by faces, edges or corners, that are too small to be anything: noise in the votes leaves
+    voxels in the air, and training hangs a picture before each camera in them."""
+    from scipy import ndimage
+
+    pieces, _ = ndimage.label(occupied.numpy(), np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return torch.from_numpy((sizes >= _SPECK * sizes.sum())[pieces]) & occupied
 
 
 class Voxels(NamedTuple):

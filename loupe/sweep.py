@@ -27,7 +27,7 @@ Grey = NDArray[np.floating]
 Volume = NDArray[np.floating]
 
 _NEIGHBOURS = 6
-_ANGLE, _NARROWER, _WIDER = 8.0, 4.0, 8.0  # degrees between lines of sight: the best, and how fast worse ones fall off
+_ANGLE, _NARROWER, _WIDER = 8.0, 4.0, 16.0  # degrees between lines of sight: the best, and how fast worse ones fall off
 _WINDOW = 5
 _NOISE = 6e-5  # variance of a picture's noise, (2 / 255)^2: what is flatter than that matches nothing
 _NO_MATCH = 0.3  # a correlation up to this says nothing, just as a depth does that fewer than two neighbours see

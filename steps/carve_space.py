@@ -11,7 +11,7 @@ from loupe.occupancy import CarveConfig, carve_space
 from loupe.scene import Scene
 from loupe.tiles import Tiles
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:

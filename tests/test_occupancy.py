@@ -13,7 +13,7 @@ from loupe.camera import Array, Camera
 from loupe.cloud import Cloud
 from loupe.errors import InputError
 from loupe.images import Pixels, to_uint8
-from loupe.occupancy import CarveConfig, Carved, Occupancy, carve, carve_space, view_votes, voxels_of
+from loupe.occupancy import CarveConfig, Carved, Occupancy, carve, carve_space, view_votes, voxels_of, without_specks
 from loupe.scene import Points, Scene, View
 from loupe.space import Space
 from loupe.sweep import Sweep, choose_neighbours, sweep_views
@@ -187,6 +187,16 @@ def test_seeds_stay_whatever_the_sweeps_say() -> None:
     made = carve(space, [far_sight()], [far_sight().camera], seeds, config)
     assert int(made.grid.sum()) == 1
     assert bool(made.query(space.to_unit(torch.from_numpy(seeds[:1]))))
+
+
+def test_specks_go_and_thin_things_stay() -> None:
+    occupied = torch.zeros(40, 40, 40, dtype=torch.bool)
+    occupied[:, :, 30:] = True
+    occupied[20, 20, :30] = True  # a stalk that stands on the ground
+    expected = occupied.clone()
+    occupied[5, 5, 5:9] = True
+    occupied[30:32, 8, 12] = True
+    assert torch.equal(without_specks(occupied), expected)
 
 
 def test_nothing_left_says_what_is_to_blame() -> None:
