@@ -318,12 +318,10 @@ class VoxelFit:
         start = int(batch.start * (rows - length + 1))
         part = slice(start, start + length)
         scale = rows / length * max(lattice.shape) / 128 / self._config.rays / 6
-        wanted = self._penalties
-        density, features = self.field.table[:, :1], self.field.table[:, 1:]
-        return scale * (
-            wanted.tv_density * total_variation(density, lattice, part)
-            + wanted.tv_feature * total_variation(features, lattice, part)
-        )
+        wanted, table = self._penalties, self.field.table
+        weight = torch.full_like(table[0], wanted.tv_feature, requires_grad=False)
+        weight[0] = wanted.tv_density
+        return scale * total_variation(table, lattice, part, weight)
 
     def _note(self, hits: Hits, error: Tensor) -> None:
         count = len(hits.left)

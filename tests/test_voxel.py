@@ -159,11 +159,12 @@ def test_total_variation_and_its_gradient() -> None:
             if inside and beside in number:
                 pairs.append((row, number[beside]))
     first, second = (torch.tensor(rows) for rows in zip(*pairs, strict=True))
-    expected = smooth_l1_loss(table[first], table[second], reduction="sum")
-    whole = total_variation(table, lattice, slice(0, len(table)))
+    weight = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    expected = (smooth_l1_loss(table[first], table[second], reduction="none") * weight).sum()
+    whole = total_variation(table, lattice, slice(0, len(table)), weight)
     torch.testing.assert_close(whole, 2 * expected)
     gradient = torch.autograd.grad(whole, table)[0]
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, table)[0])
-    part = torch.autograd.grad(total_variation(table, lattice, slice(3, 9)), table)[0]
+    part = torch.autograd.grad(total_variation(table, lattice, slice(3, 9), weight), table)[0]
     torch.testing.assert_close(part[3:9], gradient[3:9])
     assert part[9:].abs().sum() == 0

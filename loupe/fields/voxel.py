@@ -157,34 +157,37 @@ class _Interpolate(torch.autograd.Function):
         return embedding_bag(point, gradient, start, per_sample_weights=shares, mode="sum"), None, None
 
 
-def total_variation(table: Float[Tensor, "rows c"], lattice: Lattice, rows: slice) -> Float[Tensor, ""]:
-    """The sum of smooth-L1 differences between `rows` and the rows beside them; a pair within `rows` counts twice.
+def total_variation(
+    table: Float[Tensor, "rows c"], lattice: Lattice, rows: slice, weight: Float[Tensor, " c"]
+) -> Float[Tensor, ""]:
+    """The sum of smooth-L1 differences between `rows` and the rows beside them, every column times its `weight`; a
+    pair within `rows` counts twice.
 
     Its gradient reaches `rows` alone, as if their neighbours were constant: a random slice a step covers the table in
     the long run for a part of the work.
     """
-    return _TotalVariation.apply(table, lattice.neighbours[:, rows], rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _TotalVariation.apply(table, lattice.neighbours[:, rows], rows, weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _TotalVariation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, neighbours: Tensor, rows: slice) -> Tensor:
+    def forward(ctx: Any, table: Tensor, neighbours: Tensor, rows: slice, weight: Tensor) -> Tensor:
         own = table[rows]
         value, slope = table.new_zeros(()), torch.zeros_like(own)
         for beside in neighbours:
             other = table.index_select(0, beside)
-            value += smooth_l1_loss(own, other, reduction="sum")
+            value += smooth_l1_loss(own, other, reduction="none").sum(0) @ weight
             slope += (own - other).clamp(-1, 1)
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(slope * weight)
         ctx.shape, ctx.rows = table.shape, rows
         return value
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
         gradient = slope.new_zeros(ctx.shape)
         gradient[ctx.rows] = gradients[0] * slope
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 def resample(table: Float[Tensor, "rows c"], old: Lattice, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m c"]:
