@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from loupe import losses, volume
 from loupe.camera import Camera
@@ -23,9 +24,9 @@ from loupe.config import Config
 from loupe.errors import InputError
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField, cell_edge, lattice_shape
 from loupe.fields.voxel import Shape, dilate, overlap, total_variation
-from loupe.method import Picture, Segment, Setting, Window
+from loupe.method import Picture, Recipe, Segment, Setting, Window
 from loupe.pixels import PixelBatch, TrainingPixels
-from loupe.rays import Cameras, Rays
+from loupe.rays import Cameras
 from loupe.scene import Level
 from loupe.space import Space
 
@@ -97,6 +98,28 @@ class FitConfig(Config):
     refresh: int = Field(default=1000, ge=1)
     worth: float = Field(default=1e-3, ge=0, lt=1)
     penalties: Penalties = Penalties()
+
+
+class EncoderPart(Config):
+    """What one kind of space wants: the field, and how the encoder phase trains it."""
+
+    field: FieldConfig = FieldConfig()
+    fit: FitConfig
+
+
+class EncoderConfig(Config):
+    """The recipe's section `encoder`: which part counts is the space's kind. Both are there, so that a recipe fits any
+    capture. `seed` is that of everything random."""
+
+    seed: int = 0
+    bounded: EncoderPart
+    forward: EncoderPart
+
+
+def encoder_part(recipe: Recipe, setting: Setting) -> EncoderPart:
+    """What the recipe's section `encoder` says for this kind of space. Raises `InputError` where it does not fit."""
+    section = recipe.section("encoder", EncoderConfig)
+    return section.bounded if setting.space.kind == "bounded" else section.forward
 
 
 class FitBatch(NamedTuple):
@@ -337,6 +360,20 @@ def render_field(
     field: RadianceField, camera: Camera, backdrop: Float[Tensor, " 3"], window: Window | None = None
 ) -> Picture:
     """A field seen by `camera`, in bounded memory. Depth is that of the weights' mean; 0 where there is nothing."""
+    whole = render_maps(field, camera, backdrop, window)
+    return Picture(whole[..., :3], whole[..., 3], whole[..., 4])
+
+
+@torch.no_grad()
+def render_maps(
+    field: RadianceField,
+    camera: Camera,
+    backdrop: Float[Tensor, " 3"],
+    window: Window | None = None,
+    reduce: nn.Linear | None = None,
+) -> Float[Tensor, "h w c"]:
+    """What `camera` sees of a field, for each pixel: colour (3), z-depth, opacity, and with `reduce` also the weighted
+    sums of t (as a share of the box's extent) and of the features (see `RadianceField.shade`)."""
     part = window or Window(0, 0, camera.width, camera.height)
     device = backdrop.device
     cameras = Cameras.stack([camera], device)
@@ -344,22 +381,32 @@ def render_field(
     pieces = []
     for pixel in torch.split(torch.arange(part.width * part.height, device=device), _CHUNK):
         rays = cameras.rays(torch.zeros_like(pixel), part.x + pixel % part.width, part.y + pixel // part.width)
-        pieces.append(_render_rays(field, rays, backdrop, forward))
-    whole = torch.cat(pieces).view(part.height, part.width, 5)
-    return Picture(whole[..., :3], whole[..., 3], whole[..., 4])
-
-
-def _render_rays(field: RadianceField, rays: Rays, backdrop: Tensor, forward: Tensor) -> Float[Tensor, "n 5"]:
-    """Colour, z-depth and opacity of each ray."""
-    with torch.no_grad():
         hits = field.hits(rays, max(field.config.cull, _INVISIBLE))
-        values = torch.cat([field.colours(hits, rays.directions), hits.t[:, None]], -1)
-        seen = volume.composite(hits.weight, values, hits.ray, len(hits.left))
-        opacity = 1 - hits.left[:, None]
-        distance = field.space.distance(rays, seen[:, 3] / opacity[:, 0].clamp(min=1e-6))
-        depth = torch.where(opacity[:, 0] > _NOTHING, distance * (rays.directions @ forward), 0)
-        colour = seen[:, :3] + hits.left[:, None] * backdrop
-        return torch.cat([colour.clamp(0, 1), depth[:, None], opacity], -1)
+        colour, seen = composite_hits(field, hits, rays.directions, backdrop, reduce)
+        opacity = 1 - hits.left
+        distance = field.space.distance(rays, seen[:, 0] * field.extent / opacity.clamp(min=1e-6))
+        depth = torch.where(opacity > _NOTHING, distance * (rays.directions @ forward), 0)
+        maps = [colour.clamp(0, 1), depth[:, None], opacity[:, None]] + ([seen] if reduce else [])
+        pieces.append(torch.cat(maps, -1))
+    return torch.cat(pieces).view(part.height, part.width, -1)
+
+
+def composite_hits(
+    field: RadianceField,
+    hits: Hits,
+    directions: Float[Tensor, "n 3"],
+    backdrop: Float[Tensor, " 3"],
+    reduce: nn.Linear | None = None,
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n c"]]:
+    """Of each ray: its colour over the backdrop; and the weighted sum of t, as a share of the box's extent, followed
+    by that of the features if `reduce` makes any."""
+    if reduce:
+        colours, features = field.shade(hits, directions, reduce)
+    else:
+        colours, features = field.colours(hits, directions), hits.features[:, :0]
+    values = torch.cat([colours, hits.t[:, None] / field.extent, features], -1)
+    seen = volume.composite(hits.weight, values, hits.ray, len(hits.left))
+    return seen[:, :3] + hits.left[:, None] * backdrop, seen[:, 3:]
 
 
 def _cells(shape: Shape) -> Shape:

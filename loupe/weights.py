@@ -19,6 +19,7 @@ class WeightFile:
 
 ALEXNET = WeightFile("alexnet-owt-7be5be79.pth", "7be5be79")
 VGG16 = WeightFile("vgg16-397923af.pth", "397923af")
+VGG19 = WeightFile("vgg19-dcbb9e9d.pth", "dcbb9e9d")
 NIQE = WeightFile("niqe_modelparameters.mat")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn.functional import linear
 
 from loupe import volume
 from loupe.config import Config
@@ -159,6 +160,15 @@ class RadianceField:
         shaded = self.shading(hits.features, directions, hits.ray) if self.shading else hits.features
         return torch.sigmoid(shaded)
 
+    def shade(
+        self, hits: Hits, directions: Float[Tensor, "n 3"], reduce: nn.Linear
+    ) -> tuple[Float[Tensor, "m 3"], Float[Tensor, "m c"]]:
+        """The colour of each sample, and what `reduce` makes of the network's last hidden layer."""
+        if self.shading is None:
+            raise InputError("recipe: a field without a network (hidden: 0) has no features to hand on")
+        both = self.shading(hits.features, directions, hits.ray, reduce)
+        return torch.sigmoid(both[:, :3]), both[:, 3:]
+
     @torch.no_grad()
     def solid(self, opacity: float) -> Bool[Tensor, "x y z"]:
         """The occupied cells with a corner at which one step has more than this opacity."""
@@ -253,11 +263,13 @@ class Shading(nn.Module):
         self.colour = nn.Linear(config.hidden, 3)
         nn.init.zeros_(self.colour.bias)
 
-    def forward(self, features: Tensor, directions: Tensor, ray: Tensor) -> Tensor:
-        """(m, channels), (n, 3) and the ray of each sample -> (m, 3)."""
+    def forward(self, features: Tensor, directions: Tensor, ray: Tensor, reduce: nn.Linear | None = None) -> Tensor:
+        """(m, channels), (n, 3) and the ray of each sample -> (m, 3), and behind them the outputs of `reduce`."""
         seen = volume.spread(self.view(encode_direction(directions, self._octaves)), ray)
+        heads = [self.colour, reduce] if reduce else [self.colour]
+        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
         parts = zip(torch.split(features, _IN_CACHE), torch.split(seen, _IN_CACHE), strict=True)
-        return torch.cat([self.colour(self.second((self.feature(f) + v).relu()).relu()) for f, v in parts])
+        return torch.cat([linear(self.second((self.feature(f) + v).relu()).relu(), weight, bias) for f, v in parts])
 
 
 def encode_direction(directions: Float[Tensor, "n 3"], octaves: int) -> Float[Tensor, "n c"]:

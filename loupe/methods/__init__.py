@@ -1,5 +1,12 @@
 """The methods: one paper, one file. They import what lies below them, never each other."""
 
+from collections.abc import Callable
+
+from loupe.method import Method, Phase, Recipe, Setting
+from loupe.methods.four_k_nerf import make_four_k_nerf
 from loupe.methods.voxel_grid import VoxelGrid
 
-METHODS = {"voxel_grid": VoxelGrid}
+METHODS: dict[str, Callable[[Phase, Recipe, Setting], Method]] = {
+    "voxel_grid": VoxelGrid,
+    "four_k_nerf": make_four_k_nerf,
+}

@@ -8,25 +8,8 @@ Sun et al., "Improved direct voxel grid optimization for radiance fields reconst
 from __future__ import annotations
 
 from loupe.config import Config
-from loupe.fields.radiance import FieldConfig
 from loupe.method import Phase, Recipe, Setting
-from loupe.voxel_fit import FitConfig, VoxelFit
-
-
-class Part(Config):
-    """What one kind of space wants: the field, and how the encoder phase trains it."""
-
-    field: FieldConfig = FieldConfig()
-    fit: FitConfig
-
-
-class Encoder(Config):
-    """The recipe's section `encoder`: which part counts is the space's kind. Both are there, so that a recipe fits any
-    capture. `seed` is that of everything random."""
-
-    seed: int = 0
-    bounded: Part
-    forward: Part
+from loupe.voxel_fit import FitConfig, VoxelFit, encoder_part
 
 
 class Joint(Config):
@@ -42,7 +25,7 @@ class VoxelGrid(VoxelFit):
 
     def __init__(self, phase: Phase, recipe: Recipe, setting: Setting) -> None:
         """Raises `InputError` where the recipe's sections do not fit."""
-        part = getattr(recipe.section("encoder", Encoder), setting.space.kind)
+        part = encoder_part(recipe, setting)
         if phase == "encoder":
             super().__init__(setting, "low", part.fit, part.field)
             self.begin()

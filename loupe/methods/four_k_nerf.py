@@ -1,0 +1,372 @@
+"""4K-NeRF: a voxel field makes features and depth at low resolution, a convolutional decoder makes the picture of them.
+
+The encoder phase is the voxel grid's. The joint phase trains field and decoder together on patches, by the absolute
+difference, a discriminator, VGG19's features, and the low-resolution colours of the field itself (equation 11).
+
+Wang et al., "4K-NeRF: High fidelity neural radiance fields at ultra high resolutions", 2022 (arXiv 2212.04701).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.nn.functional import interpolate
+
+from loupe import losses, volume
+from loupe.camera import Camera
+from loupe.config import Config
+from loupe.errors import InputError
+from loupe.fields.radiance import FieldConfig, Hits, RadianceField
+from loupe.method import Method, Phase, Picture, Recipe, Segment, Setting, Window
+from loupe.nets.discriminator import STRIDE, Discriminator
+from loupe.nets.perceptual import load_vgg19
+from loupe.nets.upsampler import Upsampler, UpsamplerConfig
+from loupe.patches import Patch, TrainingPatches
+from loupe.rays import Cameras, Rays
+from loupe.voxel_fit import VoxelFit, composite_hits, encoder_part, render_maps
+from loupe.weights import VGG19, find_weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+Condition = Literal["depth", "direction"]
+_CHANNELS: Mapping[Condition, int] = {"depth": 1, "direction": 3}
+_MEMORY_SHARE = 8  # of the memory there is, what rendering a picture may take
+_MOST_MEMORY = 4 << 30
+_WEIGHTS = Path("weights")
+
+
+class Weights(Config):
+    """Weights of the loss terms: equation 11's four, and what the published code adds.
+
+    Attributes:
+        colour, adversarial, perceptual, low: lambda_h, lambda_a, lambda_p, lambda_l.
+        style: of the features' Gram matrices.
+        entropy, point_colour, distortion: of the field's own terms (see `loupe.voxel_fit.Penalties`).
+    """
+
+    colour: float = Field(default=1.0, gt=0)
+    adversarial: float = Field(default=0.02, ge=0)
+    perceptual: float = Field(default=0.5, ge=0)
+    low: float = Field(default=1.0, ge=0)
+    style: float = Field(default=0.0, ge=0)
+    entropy: float = Field(default=0.0, ge=0)
+    point_colour: float = Field(default=0.0, ge=0)
+    distortion: float = Field(default=0.0, ge=0)
+
+
+class Rates(Config):
+    """Adam's learning rates. They rise over `warm_up` steps and fall to a tenth in `decay`."""
+
+    encoder: float = Field(default=1e-4, gt=0)
+    decoder: float = Field(default=2e-4, gt=0)
+    discriminator: float = Field(default=2e-4, gt=0)
+    warm_up: int = Field(default=0, ge=0)
+    decay: int = Field(default=300_000, ge=1)
+
+
+class Joint(Config):
+    """The recipe's section `joint`.
+
+    Attributes:
+        seed: of everything random.
+        steps: of training.
+        patch: side of a patch, in low-resolution pixels.
+        patches: a step.
+        features: channels that the field hands to the decoder.
+        conditions: what modulates the decoder; none for the paper's "without depth". The direction is beyond the paper.
+        decoder: its size and kind.
+        train_encoder: whether the field learns on; without, the two are trained separately.
+        weights: of the loss terms.
+        difference: how the features of VGG19 are compared: "squared" (equation 9), or "absolute" (the published code).
+        rates: of learning.
+        max_norm: to which the decoder's gradient is clipped, if at all.
+        precision: in which decoder and discriminator compute while they are trained.
+    """
+
+    seed: int = 0
+    steps: int = Field(ge=1)
+    patch: int = Field(default=64, ge=8)
+    patches: int = Field(default=1, ge=1)
+    features: int = Field(default=6, ge=1)
+    conditions: tuple[Condition, ...] = ("depth",)
+    decoder: UpsamplerConfig = UpsamplerConfig()
+    train_encoder: bool = True
+    weights: Weights = Weights()
+    difference: Literal["squared", "absolute"] = "squared"
+    rates: Rates = Rates()
+    max_norm: float | None = Field(default=None, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _conditions_once(self) -> Joint:
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError("a condition stands twice")
+        return self
+
+
+def make_four_k_nerf(phase: Phase, recipe: Recipe, setting: Setting) -> Method:
+    """The method in one phase. Raises `InputError` where the recipe does not fit, or VGG19's weights are missing."""
+    part = encoder_part(recipe, setting)
+    if phase == "joint":
+        return FourKNerf(setting, recipe.section("joint", Joint), part.field)
+    encoder = VoxelFit(setting, "low", part.fit, part.field)
+    encoder.begin()
+    return encoder
+
+
+class FourKNerf:
+    """The joint phase: `loupe.method.Method`. `field` exists from `start_from` or `load_state` on."""
+
+    field: RadianceField
+
+    def __init__(self, setting: Setting, config: Joint, field: FieldConfig) -> None:
+        self._setting, self._config, self._field_config = setting, config, field
+        self._backdrop = torch.zeros(3, device=setting.device)
+        conditions = sum(_CHANNELS[name] for name in config.conditions)
+        if not field.hidden:
+            raise InputError("recipe: 4K-NeRF needs a field with a network; set hidden in encoder")
+        self.reduce = nn.Linear(field.hidden, config.features).to(setting.device)
+        self.decoder = Upsampler(config.decoder, config.features, conditions, setting.scene.ratio).to(setting.device)
+        self.discriminator = Discriminator().to(setting.device) if config.weights.adversarial else None
+        self._patches: TrainingPatches | None = None
+        self._vgg: nn.Module | None = None
+        if setting.tiles:
+            self._patches = TrainingPatches(setting.scene, setting.tiles, config.patch)
+            if config.weights.perceptual or config.weights.style:
+                self._vgg = _vgg19().to(setting.device)
+        self._psnr = torch.tensor(math.nan)
+
+    def start_from(self, encoder: Mapping[str, Tensor]) -> None:
+        """Take over the field of the encoder phase."""
+        self._backdrop = encoder["backdrop"].to(self._setting.device)
+        self.field = RadianceField.from_state(encoder, self._setting.space, self._field_config, self._setting.device)
+
+    def segments(self) -> Sequence[Segment]:
+        """One."""
+        return [Segment("joint", self._config.steps)]
+
+    def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
+        """Field and decoder in one, each at its own rate; the discriminator in the other."""
+        config = self._config
+        decoder = [*self.reduce.parameters(), *self.decoder.parameters()]
+        groups: list[dict[str, object]] = [{"params": decoder, "lr": config.rates.decoder, "max_norm": config.max_norm}]
+        if config.train_encoder:
+            encoder = [part for parts in self.field.parameters().values() for part in parts]
+            groups.append({"params": encoder, "lr": config.rates.encoder})
+        made: dict[str, torch.optim.Optimizer] = {"generator": torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)}
+        if self.discriminator:
+            parameters = list(self.discriminator.parameters())
+            made["discriminator"] = torch.optim.Adam(parameters, config.rates.discriminator, (0.9, 0.99), fused=True)
+        return made
+
+    def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
+        """Up in a line, then down to a tenth in `decay` steps."""
+        rates = self._config.rates
+        factor = min(1.0, (step + 1) / (rates.warm_up + 1)) * 0.1 ** (step / rates.decay)
+        return {"generator": factor} | ({"discriminator": factor} if self.discriminator else {})
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> list[Patch]:
+        """The step's patches, of the training views alone."""
+        if self._patches is None:
+            raise InputError("nothing can be trained without tiles; run cut_tiles")
+        return self._patches.draw(step, self._config.patches, self._config.seed, self._setting.device)
+
+    def losses(self, batch: list[Patch], segment: Segment) -> dict[str, dict[str, Tensor]]:
+        """Equation 11 for field and decoder; for the discriminator the cross entropy on photos and pictures."""
+        rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch), strict=True)))
+        hits = self.field.hits(rays)
+        colour, seen = composite_hits(self.field, hits, rays.directions, self._backdrop, self.reduce)
+        if not self._config.train_encoder:
+            colour = colour.detach()
+        maps = torch.split(torch.cat([colour, seen, rays.directions], -1), [patch.low[0].numel() for patch in batch])
+        pairs = [(self._decode(one, patch), patch.full[None]) for one, patch in zip(maps, batch, strict=True)]
+        low = torch.cat([patch.low.flatten(1).T for patch in batch])
+        terms = self._field_terms(hits, colour, low, rays)
+        terms |= self._picture_terms(pairs)
+        self._psnr = -10 * torch.stack([(made - true).detach().square().mean() for made, true in pairs]).mean().log10()
+        return {"generator": terms} | self._discriminator_terms(pairs)
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        """Nothing changes but the parameters."""
+        return False
+
+    def progress(self) -> Mapping[str, float]:
+        """PSNR of the last batch at full resolution."""
+        return {"psnr": float(self._psnr)}
+
+    def state(self) -> dict[str, Tensor]:
+        """The field, and under its name each network."""
+        networks = {
+            f"{name}.{key}": value
+            for name, network in self._networks().items()
+            for key, value in network.state_dict().items()
+        }
+        return networks | self.field.state() | {"backdrop": self._backdrop}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.start_from(state)
+        for name, network in self._networks().items():
+            prefix = f"{name}."
+            network.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            )
+
+    def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
+        """The view of `camera`: field at low resolution, decoder in tiles that suit the device's memory."""
+        ratio = self._setting.scene.ratio
+        columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
+        part = window or Window(0, 0, camera.width, camera.height)
+        outer = _reached(part, ratio, self.decoder.radius, (columns, rows))
+        low = camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
+        maps = render_maps(self.field, low, self._backdrop, outer, self.reduce).movedim(-1, 0)[None]
+        directions = _directions(low, outer, self._setting.device) if "direction" in self._config.conditions else None
+        condition = self._condition(maps[:, 5:6], directions)
+        picture = self.decoder.upsample(maps[:, 6:], condition, maps[:, :3], _memory(self._setting.device))
+        # What lies beyond the decoder's reach of the window was made for its sake and is cut off.
+        left, top = part.x - outer.x * ratio, part.y - outer.y * ratio
+        crop = (slice(top, top + part.height), slice(left, left + part.width))
+        enlarged = interpolate(maps[:, 3:5], scale_factor=ratio, mode="bilinear", align_corners=False)[0]
+        return Picture(picture[0].movedim(0, -1)[crop].clamp(0, 1), enlarged[0][crop], enlarged[1][crop])
+
+    def _networks(self) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"reduce": self.reduce, "decoder": self.decoder}
+        return networks | ({"discriminator": self.discriminator} if self.discriminator else {})
+
+    def _decode(self, maps: Float[Tensor, "n c"], patch: Patch) -> Float[Tensor, "1 3 rh rw"]:
+        """The picture of a patch from its rays' colour, depth, features and direction."""
+        whole = maps.T.reshape(1, -1, *patch.low.shape[1:])
+        colour, depth, features, directions = torch.split(whole, [3, 1, self._config.features, 3], 1)
+        with self._autocast():
+            condition = self._condition(depth.detach(), directions)
+            if not self._config.train_encoder:
+                colour = colour.detach()
+            picture: Tensor = self.decoder(features, condition, colour)
+        return picture.float()
+
+    def _condition(self, depth: Tensor, directions: Tensor | None) -> Tensor:
+        parts = {"depth": depth, "direction": directions}
+        chosen = [parts[name] for name in self._config.conditions]
+        return torch.cat([part for part in chosen if part is not None] or [depth[:, :0]], 1)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        kind = torch.device(self._setting.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self._config.precision == "bfloat16")
+
+    def _field_terms(self, hits: Hits, colour: Tensor, low: Tensor, rays: Rays) -> dict[str, Tensor]:
+        """What is asked of the field itself; nothing where it is not trained."""
+        weights, terms = self._config.weights, {}
+        if not self._config.train_encoder:
+            return {}
+        if weights.low:
+            terms["low"] = weights.low * losses.colour(colour, low)
+        if weights.entropy:
+            terms["entropy"] = weights.entropy * losses.background_entropy(hits.left)
+        if weights.point_colour:
+            colours = self.field.colours(hits, rays.directions)
+            terms["point_colour"] = weights.point_colour * losses.point_colour(hits.weight, colours, low, hits.ray)
+        if weights.distortion:
+            t, width = hits.t / self.field.extent, self.field.stride / self.field.extent
+            spread = volume.distortion(hits.weight, t, width, hits.ray, len(hits.left))
+            terms["distortion"] = weights.distortion * spread
+        return terms
+
+    def _picture_terms(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        weights = self._config.weights
+        terms = {"colour": weights.colour * _mean([(made - true).abs().mean() for made, true in pairs])}
+        if self._vgg:
+            compared = [_compare(self._vgg, made, true, self._config.difference) for made, true in pairs]
+            for index, (name, weight) in enumerate((("perceptual", weights.perceptual), ("style", weights.style))):
+                if weight:
+                    terms[name] = weight * _mean([one[index] for one in compared])
+        if self.discriminator:
+            with self._autocast():
+                told = [self.discriminator(_whole_strides(made)).float() for made, _ in pairs]
+            terms["adversarial"] = weights.adversarial * _mean(
+                [cross_entropy(one, torch.ones_like(one)) for one in told]
+            )
+        return terms
+
+    def _discriminator_terms(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        if not self.discriminator:
+            return {}
+        with self._autocast():
+            real = [self.discriminator(_whole_strides(true)).float() for _, true in pairs]
+            fake = [self.discriminator(_whole_strides(made.detach())).float() for made, _ in pairs]
+        return {
+            "discriminator": {
+                "real": _mean([cross_entropy(one, torch.ones_like(one)) for one in real]),
+                "fake": _mean([cross_entropy(one, torch.zeros_like(one)) for one in fake]),
+            }
+        }
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+def _whole_strides(picture: Tensor) -> Tensor:
+    """Less the last rows and columns that the discriminator could not take."""
+    height, width = (side // STRIDE * STRIDE for side in picture.shape[2:])
+    return picture[:, :, :height, :width]
+
+
+def _compare(vgg: nn.Module, made: Tensor, true: Tensor, difference: str) -> tuple[Tensor, Tensor]:
+    """How far two pictures' features are apart, and the Gram matrices of their features."""
+    with torch.no_grad():
+        wanted = vgg(true)
+    pairs = list(zip(vgg(made), wanted, strict=True))
+    apart = [(a - b).square().mean() if difference == "squared" else (a - b).abs().mean() for a, b in pairs]
+    return sum(apart[1:], apart[0]), sum(
+        ((_gram(a) - _gram(b)).abs().mean() for a, b in pairs), torch.zeros(()).to(made)
+    )
+
+
+def _gram(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:
+    flat = features.flatten(2)
+    return flat @ flat.mT / (flat.shape[1] * flat.shape[2])
+
+
+def _vgg19() -> nn.Module:
+    path = find_weights(VGG19, _WEIGHTS)
+    if path is None:
+        raise InputError(
+            f"the perceptual loss needs {VGG19.name}: put it into {_WEIGHTS}/ (see {_WEIGHTS}/README.md), or set "
+            "joint.weights.perceptual and joint.weights.style to 0"
+        )
+    return load_vgg19(path)
+
+
+def _memory(device: torch.device | str) -> int:
+    """Bytes that a picture may take: a share of what the device has, whatever else uses it, so that a machine always
+    chooses the same tiles."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info()[1]) // _MEMORY_SHARE
+    return min(_MOST_MEMORY, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MEMORY_SHARE)
+
+
+def _directions(camera: Camera, part: Window, device: torch.device | str) -> Float[Tensor, "1 3 h w"]:
+    y, x = torch.meshgrid(torch.arange(part.height), torch.arange(part.width), indexing="ij")
+    x, y = (axis.flatten().to(device) for axis in (x + part.x, y + part.y))
+    rays = Cameras.stack([camera], device).rays(torch.zeros_like(x), x, y)
+    return rays.directions.T.reshape(1, 3, part.height, part.width)
+
+
+def _reached(part: Window, ratio: int, reach: int, size: tuple[int, int]) -> Window:
+    """The low-resolution pixels of a picture of `size` (columns, rows) of them on which a full-resolution window
+    depends, if a pixel depends on those up to `reach` away."""
+    left, top = max(0, part.x // ratio - reach), max(0, part.y // ratio - reach)
+    right = min(size[0], -(-(part.x + part.width) // ratio) + reach)
+    bottom = min(size[1], -(-(part.y + part.height) // ratio) + reach)
+    return Window(left, top, right - left, bottom - top)

@@ -1,0 +1,68 @@
+"""Training patches: squares of a view's low-resolution pixels with their rays, and the same squares at full resolution.
+
+The views are cut into a fixed raster whose squares end at the picture's edge, so that every pixel is as likely as any
+other; each square comes once an epoch, in a new order every time (Wang et al., "4K-NeRF", 2022, section 4).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from loupe.rays import Cameras, Rays
+from loupe.scene import Scene
+from loupe.tiles import Tiles
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class Patch(NamedTuple):
+    """A patch of h x w low-resolution pixels: its rays, row by row, and what the photo shows there, in [0, 1]."""
+
+    rays: Rays
+    low: Float[Tensor, "3 h w"]
+    full: Float[Tensor, "3 rh rw"]
+
+
+class TrainingPatches:
+    """All patches of the training views, `side` low-resolution pixels wide and high or cut off by the edge."""
+
+    def __init__(self, scene: Scene, tiles: Tiles, side: int) -> None:
+        self._ratio = tiles.ratio
+        self._low, self._full = ([tiles.image(name, level) for name in scene.train] for level in ("low", "full"))
+        self._cameras = Cameras.stack(scene.cameras(scene.train, "low"))
+        self.windows = [
+            (view, x, y, min(side, picture.shape[1] - x), min(side, picture.shape[0] - y))
+            for view, picture in enumerate(self._low)
+            for y, x in product(range(0, picture.shape[0], side), range(0, picture.shape[1], side))
+        ]
+
+    def draw(self, step: int, count: int, seed: int, device: torch.device | str) -> list[Patch]:
+        """The `count` patches of a step: a function of `seed` and `step` alone."""
+        return [self._cut(self.windows[index], device) for index in self.chosen(step, count, seed)]
+
+    def chosen(self, step: int, count: int, seed: int) -> list[int]:
+        """Their numbers among `windows`."""
+        total = len(self.windows)
+        places = range(step * count, (step + 1) * count)
+        orders = {
+            epoch: np.random.default_rng([seed, epoch]).permutation(total) for epoch in {at // total for at in places}
+        }
+        return [int(orders[at // total][at % total]) for at in places]
+
+    def _cut(self, window: tuple[int, int, int, int, int], device: torch.device | str) -> Patch:
+        view, x, y, width, height = window
+        pixel = torch.arange(width * height)
+        rays = self._cameras.rays(torch.full_like(pixel, view), x + pixel % width, y + pixel // width)
+        ratio = self._ratio
+        pictures = (
+            self._low[view][y : y + height, x : x + width],
+            self._full[view][ratio * y : ratio * (y + height), ratio * x : ratio * (x + width)],
+        )
+        low, full = (torch.tensor(pixels).to(device).movedim(-1, 0).float() / 255 for pixels in pictures)
+        return Patch(Rays(*(part.to(device) for part in rays)), low, full)

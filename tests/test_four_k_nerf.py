@@ -1,0 +1,187 @@
+"""4K-NeRF in the room: what each switch of the paper changes, and that windows and odd sizes are parts of the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import vgg19
+
+from loupe.errors import InputError
+from loupe.method import Recipe, Setting, Window
+from loupe.methods import four_k_nerf as module
+from loupe.methods.four_k_nerf import FourKNerf, make_four_k_nerf
+from loupe.voxel_fit import VoxelFit
+
+FIT: dict[str, Any] = {"rays": 256, "opacity": 0.1, "decay": 100, "stages": [{"voxels": 4000, "steps": 1}]}
+FIELD = {"channels": 3, "hidden": 8, "view_frequencies": 1}
+DECODER = {"blocks": 1, "width": 8, "growth": 4}
+
+
+def recipe(**joint: Any) -> Recipe:
+    part = {"field": FIELD, "fit": FIT}
+    plain = {"steps": 3, "patch": 16, "features": 2, "decoder": DECODER, "weights": {"perceptual": 0.0}}
+    return Recipe({"method": "four_k_nerf", "encoder": {"bounded": part, "forward": part}, "joint": plain | joint})
+
+
+def only(**weights: float) -> dict[str, float]:
+    """Weights of the loss: these, the absolute difference, and nothing else."""
+    return {"adversarial": 0.0, "perceptual": 0.0, "low": 0.0} | weights
+
+
+@pytest.fixture(scope="module")
+def encoder(room: Setting) -> dict[str, torch.Tensor]:
+    """A field with something in it."""
+    torch.manual_seed(0)
+    method = make_four_k_nerf("encoder", recipe(), room)
+    assert isinstance(method, VoxelFit)
+    with torch.no_grad():
+        method.field.table.normal_(0, 2)
+    return method.state()
+
+
+@pytest.fixture
+def joint(room: Setting, encoder: dict[str, torch.Tensor]) -> Any:
+    """Makes the joint phase of a recipe with these changes."""
+
+    def make(**changes: Any) -> FourKNerf:
+        torch.manual_seed(0)
+        method = make_four_k_nerf("joint", recipe(**changes), room)
+        assert isinstance(method, FourKNerf)
+        method.start_from(encoder)
+        return method
+
+    return make
+
+
+def losses_of(method: FourKNerf) -> dict[str, dict[str, torch.Tensor]]:
+    segment = method.segments()[0]
+    return method.losses(method.batch(segment, 0, torch.Generator()), segment)
+
+
+def gradient(loss: torch.Tensor, parameter: torch.Tensor) -> float:
+    (given,) = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
+    return 0.0 if given is None else given.abs().sum().item()
+
+
+def test_the_papers_weights_and_rates_are_the_defaults() -> None:
+    config = module.Joint(steps=1)
+    weights = config.weights
+    assert (weights.colour, weights.adversarial, weights.perceptual, weights.low) == (1.0, 0.02, 0.5, 1.0)
+    assert (config.rates.encoder, config.rates.decoder, config.patch, config.features) == (1e-4, 2e-4, 64, 6)
+    assert (config.decoder.blocks, config.decoder.width, config.decoder.growth) == (5, 64, 32)
+
+
+def test_every_term_reaches_whom_it_concerns(joint: Any) -> None:
+    method = joint()
+    terms = losses_of(method)
+    assert terms.keys() == {"generator", "discriminator"}
+    generator, table = terms["generator"], method.field.table
+    assert generator.keys() == {"low", "colour", "adversarial"}
+    decoder, judge = method.decoder.trunk.first.weight, method.discriminator.first.weight
+    assert gradient(generator["low"], table) > 0
+    assert gradient(generator["low"], decoder) == 0
+    for name in ("colour", "adversarial"):
+        assert min(gradient(generator[name], table), gradient(generator[name], decoder)) > 0
+    for name in ("real", "fake"):
+        assert gradient(terms["discriminator"][name], judge) > 0
+        assert gradient(terms["discriminator"][name], decoder) == 0
+
+
+def test_without_adversarial_there_is_no_discriminator(joint: Any) -> None:
+    method = joint(weights=only())
+    assert losses_of(method).keys() == {"generator"}
+    assert losses_of(method)["generator"].keys() == {"colour"}
+    assert not [name for name in method.state() if name.startswith("discriminator")]
+    assert method.optimizers(method.segments()[0]).keys() == {"generator"}
+
+
+def test_separate_training_leaves_the_field_alone(joint: Any) -> None:
+    method = joint(train_encoder=False)
+    groups = method.optimizers(method.segments()[0])["generator"].param_groups
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    assert id(method.field.table) not in trained
+    assert {id(parameter) for parameter in method.decoder.parameters()} <= trained
+    assert "low" not in losses_of(method)["generator"]
+
+
+@pytest.mark.parametrize("conditions", [[], ["depth"], ["direction"], ["depth", "direction"]])
+def test_conditions_are_parameters_of_the_decoder(joint: Any, conditions: list[str]) -> None:
+    method = joint(conditions=conditions, weights=only())
+    first = [value for name, value in method.state().items() if name == "decoder.trunk.condition.0.weight"]
+    channels = sum({"depth": 1, "direction": 3}[name] for name in conditions)
+    assert [weight.shape[1] for weight in first] == ([channels] if conditions else [])
+    assert losses_of(method)["generator"]["colour"] > 0
+
+
+def test_depth_is_a_condition_and_no_way_back_into_the_field(joint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the features' way cut, the colour's loss no longer reaches the field, however much depth says."""
+    method = joint(weights=only())
+    assert gradient(losses_of(method)["generator"]["colour"], method.field.table) > 0
+    shade = method.field.shade
+    monkeypatch.setattr(method.field, "shade", lambda *given: tuple(part.detach() for part in shade(*given)))
+    weights = method.decoder.state_dict()["trunk.condition.0.weight"]
+    assert weights.abs().sum() > 0
+    with torch.no_grad():
+        method.reduce.weight.zero_()
+        method.reduce.bias.zero_()
+    assert gradient(losses_of(method)["generator"]["colour"], method.field.table) == 0
+
+
+@pytest.mark.parametrize(("difference", "style"), [("squared", 0.0), ("absolute", 0.2)])
+def test_the_perceptual_terms(
+    joint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: str, style: float
+) -> None:
+    torch.manual_seed(0)
+    torch.save(vgg19().state_dict(), tmp_path / "vgg.pth")
+    monkeypatch.setattr(module, "find_weights", lambda file, folder: tmp_path / "vgg.pth")
+    method = joint(weights=only(perceptual=0.5, style=style), difference=difference)
+    terms = losses_of(method)["generator"]
+    assert terms.keys() == {"colour", "perceptual"} | ({"style"} if style else set())
+    for name in terms:
+        assert gradient(terms[name], method.decoder.head.colour.weight) > 0
+
+
+def test_missing_weights_are_named_before_training(joint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_weights", lambda file, folder: None)
+    with pytest.raises(InputError, match=r"vgg19-dcbb9e9d\.pth.*weights/README.*joint\.weights\.perceptual"):
+        joint(weights={})
+
+
+def test_low_precision_is_close_and_its_losses_are_not(joint: Any) -> None:
+    exact, coarse = (losses_of(joint(precision=name))["generator"] for name in ("float32", "bfloat16"))
+    assert all(value.dtype == torch.float32 for value in coarse.values())
+    assert coarse["colour"].item() != exact["colour"].item()
+    assert coarse["colour"].item() == pytest.approx(exact["colour"].item(), rel=0.05)
+
+
+def test_a_window_is_a_part_of_the_whole(joint: Any, room: Setting) -> None:
+    method = joint()
+    camera = room.scene.camera(room.scene.test[0], "full")
+    whole = method.render(camera, 0.0)
+    assert whole.colour.shape == (64, 80, 3)
+    window = Window(37, 22, 30, 25)
+    for part, of in zip(method.render(camera, 0.0, window), whole, strict=True):
+        torch.testing.assert_close(part, of[22:47, 37:67], rtol=0, atol=1e-5)
+
+
+def test_a_picture_need_not_consist_of_whole_cells(joint: Any, room: Setting) -> None:
+    method = joint()
+    camera = room.scene.camera(room.scene.test[0], "full")
+    whole, odd = (method.render(one, 0.0).colour for one in (camera, camera.cropped(0, 0, 79, 63)))
+    assert odd.shape == (63, 79, 3)
+    torch.testing.assert_close(odd, whole[:63, :79], rtol=0, atol=1e-5)
+
+
+def test_a_condition_stands_once(joint: Any) -> None:
+    with pytest.raises(InputError, match="a condition stands twice"):
+        joint(conditions=["depth", "depth"])
+
+
+def test_a_field_without_a_network_has_no_features(room: Setting) -> None:
+    part = {"field": {"channels": 3, "hidden": 0}, "fit": FIT}
+    content = recipe().content | {"encoder": {"bounded": part, "forward": part}}
+    with pytest.raises(InputError, match="needs a field with a network"):
+        make_four_k_nerf("joint", Recipe(content), room)
