@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["bounded", "forward"]
 _MOST_POINTS = 6000  # enough for the extent of a cloud, few enough for all its mutual distances
-_RASTER = 13  # pixels along each side of a picture at which the box is asked to reach what is seen there
-_AROUND = 5  # sparse points whose median depth stands for a pixel without one
-_COMMON = 3  # training views that must see a place for the box to reach it
-_RIM = 1e-6  # pixels: a place behind a picture's very edge counts as inside
 _IDENTITY = tuple(tuple(float(row == column) for column in range(4)) for row in range(4))
 
 
@@ -50,8 +46,7 @@ class SpaceConfig(Config):
             direction and none stands farther to the side than the nearest content is deep; else a bounded one.
         near_factor: forward: the near plane, as a share of the nearest bound of any view (LLFF's 0.75).
         min_seen: bounded: points seen by fewer views do not count.
-        margin: bounded: how far the box reaches on each side beyond the points and beyond what three views see, as a
-            share of its diagonal.
+        margin: bounded: how far the box reaches beyond the points on each side, as a share of its diagonal.
     """
 
     kind: Literal["auto", "bounded", "forward"] = "auto"
@@ -239,10 +234,8 @@ def choose_space(scene: Scene, config: SpaceConfig) -> Space:
     if config.kind == "forward" or (config.kind == "auto" and _look_one_way(cameras, nears, config)):
         return forward_space(cameras, _near_plane(cameras, nears, config.near_factor))
     seen_often = scene.points.xyz[scene.points.seen >= config.min_seen].astype(np.float64)
-    if len(seen_often) < 100:
-        return bounded_space(_seen_together(scene), config.margin)
-    points = without_strays(_thinned(seen_often))
-    return bounded_space(np.concatenate([points, _between(points, scene)]), config.margin)
+    points = without_strays(_thinned(seen_often)) if len(seen_often) >= 100 else _seen_together(scene)
+    return bounded_space(points, config.margin)
 
 
 def bounded_space(points: Array, margin: float) -> Space:
@@ -294,33 +287,6 @@ def without_strays(points: Array, neighbour: int = 6, gap: float = 8.0) -> Array
 def _thinned(points: Array) -> Array:
     order = np.random.default_rng(0).permutation(len(points))
     return points[np.sort(order[:_MOST_POINTS])]
-
-
-def _between(points: Array, scene: Scene) -> Array:
-    """Where several training views' pictures should end although no point lies there: places (n, 3) behind a raster of
-    pixels of every view, as deep as the sparse points around that pixel."""
-    views = [scene.view(name).camera for name in scene.train]
-    places = np.concatenate([_behind_raster(points, camera) for camera in views])
-    seen = np.zeros(len(places), int)
-    for camera in views:
-        pixels, depth = camera.project(places)
-        inside = (pixels > -_RIM) & (pixels < np.add((camera.width, camera.height), _RIM))
-        seen += inside.all(1) & (depth > 0)
-    common: Array = places[seen >= min(_COMMON, len(views))]
-    return common
-
-
-def _behind_raster(points: Array, camera: Camera) -> Array:
-    pixels, depth = camera.project(points)
-    inside = ((pixels >= 0) & (pixels <= (camera.width, camera.height))).all(1) & (depth > 0)
-    pixels, depth = pixels[inside], depth[inside]
-    if len(depth) < _AROUND:
-        return np.empty((0, 3))
-    across, down = np.meshgrid(np.linspace(0, camera.width, _RASTER), np.linspace(0, camera.height, _RASTER))
-    raster = np.stack([across.ravel(), down.ravel()], 1)
-    distance = torch.cdist(torch.from_numpy(raster), torch.from_numpy(pixels))
-    nearest = distance.topk(_AROUND, largest=False).indices.numpy()
-    return camera.unproject(raster, np.median(depth[nearest], 1))
 
 
 def _look_one_way(cameras: Sequence[Camera], nears: Sequence[float], config: SpaceConfig) -> bool:
