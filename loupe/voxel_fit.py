@@ -372,8 +372,8 @@ def render_maps(
     window: Window | None = None,
     reduce: nn.Linear | None = None,
 ) -> Float[Tensor, "h w c"]:
-    """What `camera` sees of a field, for each pixel: colour (3), z-depth, opacity, and with `reduce` also the weighted
-    sums of t (as a share of the box's extent) and of the features (see `RadianceField.shade`)."""
+    """What `camera` sees of a field, for each pixel: colour (3), z-depth, opacity, the weighted sum of t (as a share of
+    the box's extent), and with `reduce` that of the features (see `RadianceField.shade`)."""
     part = window or Window(0, 0, camera.width, camera.height)
     device = backdrop.device
     cameras = Cameras.stack([camera], device)
@@ -386,8 +386,7 @@ def render_maps(
         opacity = 1 - hits.left
         distance = field.space.distance(rays, seen[:, 0] * field.extent / opacity.clamp(min=1e-6))
         depth = torch.where(opacity > _NOTHING, distance * (rays.directions @ forward), 0)
-        maps = [colour.clamp(0, 1), depth[:, None], opacity[:, None]] + ([seen] if reduce else [])
-        pieces.append(torch.cat(maps, -1))
+        pieces.append(torch.cat([colour.clamp(0, 1), depth[:, None], opacity[:, None], seen], -1))
     return torch.cat(pieces).view(part.height, part.width, -1)
 
 

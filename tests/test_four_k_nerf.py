@@ -9,11 +9,12 @@ import pytest
 import torch
 from torchvision.models import vgg19
 
+from loupe.config import load_yaml
 from loupe.errors import InputError
 from loupe.method import Recipe, Setting, Window
 from loupe.methods import four_k_nerf as module
 from loupe.methods.four_k_nerf import FourKNerf, make_four_k_nerf
-from loupe.voxel_fit import VoxelFit
+from loupe.voxel_fit import EncoderConfig, VoxelFit
 
 FIT: dict[str, Any] = {"rays": 256, "opacity": 0.1, "decay": 100, "stages": [{"voxels": 4000, "steps": 1}]}
 FIELD = {"channels": 3, "hidden": 8, "view_frequencies": 1}
@@ -70,7 +71,7 @@ def test_the_papers_weights_and_rates_are_the_defaults() -> None:
     config = module.Joint(steps=1)
     weights = config.weights
     assert (weights.colour, weights.adversarial, weights.perceptual, weights.low) == (1.0, 0.02, 0.5, 1.0)
-    assert (config.rates.encoder, config.rates.decoder, config.patch, config.features) == (1e-4, 2e-4, 64, 6)
+    assert (config.rates.grid, config.rates.decoder, config.patch, config.features) == (1e-4, 2e-4, 64, 6)
     assert (config.decoder.blocks, config.decoder.width, config.decoder.growth) == (5, 64, 32)
 
 
@@ -105,6 +106,15 @@ def test_separate_training_leaves_the_field_alone(joint: Any) -> None:
     assert id(method.field.table) not in trained
     assert {id(parameter) for parameter in method.decoder.parameters()} <= trained
     assert "low" not in losses_of(method)["generator"]
+
+
+def test_the_published_code_decodes_colours(joint: Any, room: Setting) -> None:
+    method = joint(features=0, weights=only())
+    assert method.state()["decoder.trunk.first.weight"].shape[1] == 3
+    assert not [name for name in method.state() if name.startswith("reduce")]
+    terms = losses_of(method)["generator"]
+    assert gradient(terms["colour"], method.field.table) > 0
+    assert method.render(room.scene.camera(room.scene.test[0], "full"), 0.0).colour.shape == (64, 80, 3)
 
 
 @pytest.mark.parametrize("conditions", [[], ["depth"], ["direction"], ["depth", "direction"]])
@@ -173,6 +183,36 @@ def test_a_picture_need_not_consist_of_whole_cells(joint: Any, room: Setting) ->
     whole, odd = (method.render(one, 0.0).colour for one in (camera, camera.cropped(0, 0, 79, 63)))
     assert odd.shape == (63, 79, 3)
     torch.testing.assert_close(odd, whole[:63, :79], rtol=0, atol=1e-5)
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "no_depth": {"conditions": []},
+    "no_adversarial": {"weights": {"adversarial": 0.0}},
+    "no_perceptual": {"weights": {"perceptual": 0.0}},
+    "l1": {"weights": {"adversarial": 0.0, "perceptual": 0.0}},
+    "separate": {"train_encoder": False},
+    "patch32": {"patch": 32},
+    "patch128": {"patch": 128},
+    "blocks3": {"decoder": {"blocks": 3}},
+    "blocks1": {"decoder": {"blocks": 1}},
+    "direction": {"conditions": ["depth", "direction"]},
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_recipe_of_a_switch_differs_in_nothing_else(name: str) -> None:
+    expected, found = (load_yaml(Path(f"configs/recipes/four_k_nerf{end}.yaml")) for end in ("", f"_{name}"))
+    for key, value in SWITCHES[name].items():
+        expected["joint"][key] = expected["joint"].get(key, {}) | value if isinstance(value, dict) else value
+    assert found == expected
+    module.Joint.model_validate(found["joint"])
+
+
+def test_the_other_recipes_are_valid() -> None:
+    for path in Path("configs/recipes").glob("four_k_nerf*.yaml"):
+        content = load_yaml(path)
+        module.Joint.model_validate(content["joint"])
+        EncoderConfig.model_validate(content["encoder"])
 
 
 def test_a_condition_stands_once(joint: Any) -> None:

@@ -66,9 +66,11 @@ class Weights(Config):
 
 
 class Rates(Config):
-    """Adam's learning rates. They rise over `warm_up` steps and fall to a tenth in `decay`."""
+    """Adam's learning rates; `grid` and `network` are the encoder's. They rise over `warm_up` steps and fall to a tenth
+    in `decay`."""
 
-    encoder: float = Field(default=1e-4, gt=0)
+    grid: float = Field(default=1e-4, gt=0)
+    network: float = Field(default=1e-4, gt=0)
     decoder: float = Field(default=2e-4, gt=0)
     discriminator: float = Field(default=2e-4, gt=0)
     warm_up: int = Field(default=0, ge=0)
@@ -83,12 +85,13 @@ class Joint(Config):
         steps: of training.
         patch: side of a patch, in low-resolution pixels.
         patches: a step.
-        features: channels that the field hands to the decoder.
+        features: channels that the field hands to the decoder; 0 for its colour alone (the published code).
         conditions: what modulates the decoder; none for the paper's "without depth". The direction is beyond the paper.
         decoder: its size and kind.
         train_encoder: whether the field learns on; without, the two are trained separately.
         weights: of the loss terms.
-        difference: how the features of VGG19 are compared: "squared" (equation 9), or "absolute" (the published code).
+        difference: how the features of VGG19 and the low-resolution colours are compared: "squared" (the paper), or
+            "absolute" (the published code).
         rates: of learning.
         max_norm: to which the decoder's gradient is clipped, if at all.
         precision: in which decoder and discriminator compute while they are trained.
@@ -98,7 +101,7 @@ class Joint(Config):
     steps: int = Field(ge=1)
     patch: int = Field(default=64, ge=8)
     patches: int = Field(default=1, ge=1)
-    features: int = Field(default=6, ge=1)
+    features: int = Field(default=6, ge=0)
     conditions: tuple[Condition, ...] = ("depth",)
     decoder: UpsamplerConfig = UpsamplerConfig()
     train_encoder: bool = True
@@ -136,8 +139,9 @@ class FourKNerf:
         conditions = sum(_CHANNELS[name] for name in config.conditions)
         if not field.hidden:
             raise InputError("recipe: 4K-NeRF needs a field with a network; set hidden in encoder")
-        self.reduce = nn.Linear(field.hidden, config.features).to(setting.device)
-        self.decoder = Upsampler(config.decoder, config.features, conditions, setting.scene.ratio).to(setting.device)
+        self.reduce = nn.Linear(field.hidden, config.features).to(setting.device) if config.features else None
+        channels, ratio = config.features or 3, setting.scene.ratio
+        self.decoder = Upsampler(config.decoder, channels, conditions, ratio).to(setting.device)
         self.discriminator = Discriminator().to(setting.device) if config.weights.adversarial else None
         self._patches: TrainingPatches | None = None
         self._vgg: nn.Module | None = None
@@ -159,11 +163,11 @@ class FourKNerf:
     def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
         """Field and decoder in one, each at its own rate; the discriminator in the other."""
         config = self._config
-        decoder = [*self.reduce.parameters(), *self.decoder.parameters()]
+        decoder = [*self.decoder.parameters(), *(self.reduce.parameters() if self.reduce else ())]
         groups: list[dict[str, object]] = [{"params": decoder, "lr": config.rates.decoder, "max_norm": config.max_norm}]
         if config.train_encoder:
-            encoder = [part for parts in self.field.parameters().values() for part in parts]
-            groups.append({"params": encoder, "lr": config.rates.encoder})
+            rates = {"grid": config.rates.grid, "network": config.rates.network}
+            groups += [{"params": parts, "lr": rates[name]} for name, parts in self.field.parameters().items()]
         made: dict[str, torch.optim.Optimizer] = {"generator": torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)}
         if self.discriminator:
             parameters = list(self.discriminator.parameters())
@@ -187,8 +191,6 @@ class FourKNerf:
         rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch), strict=True)))
         hits = self.field.hits(rays)
         colour, seen = composite_hits(self.field, hits, rays.directions, self._backdrop, self.reduce)
-        if not self._config.train_encoder:
-            colour = colour.detach()
         maps = torch.split(torch.cat([colour, seen, rays.directions], -1), [patch.low[0].numel() for patch in batch])
         pairs = [(self._decode(one, patch), patch.full[None]) for one, patch in zip(maps, batch, strict=True)]
         low = torch.cat([patch.low.flatten(1).T for patch in batch])
@@ -233,7 +235,8 @@ class FourKNerf:
         maps = render_maps(self.field, low, self._backdrop, outer, self.reduce).movedim(-1, 0)[None]
         directions = _directions(low, outer, self._setting.device) if "direction" in self._config.conditions else None
         condition = self._condition(maps[:, 5:6], directions)
-        picture = self.decoder.upsample(maps[:, 6:], condition, maps[:, :3], _memory(self._setting.device))
+        features = maps[:, 6:] if self.reduce else maps[:, :3]
+        picture = self.decoder.upsample(features, condition, maps[:, :3], _memory(self._setting.device))
         # What lies beyond the decoder's reach of the window was made for its sake and is cut off.
         left, top = part.x - outer.x * ratio, part.y - outer.y * ratio
         crop = (slice(top, top + part.height), slice(left, left + part.width))
@@ -241,8 +244,8 @@ class FourKNerf:
         return Picture(picture[0].movedim(0, -1)[crop].clamp(0, 1), enlarged[0][crop], enlarged[1][crop])
 
     def _networks(self) -> dict[str, nn.Module]:
-        networks: dict[str, nn.Module] = {"reduce": self.reduce, "decoder": self.decoder}
-        return networks | ({"discriminator": self.discriminator} if self.discriminator else {})
+        every = {"reduce": self.reduce, "decoder": self.decoder, "discriminator": self.discriminator}
+        return {name: network for name, network in every.items() if network is not None}
 
     def _decode(self, maps: Float[Tensor, "n c"], patch: Patch) -> Float[Tensor, "1 3 rh rw"]:
         """The picture of a patch from its rays' colour, depth, features and direction."""
@@ -250,9 +253,7 @@ class FourKNerf:
         colour, depth, features, directions = torch.split(whole, [3, 1, self._config.features, 3], 1)
         with self._autocast():
             condition = self._condition(depth.detach(), directions)
-            if not self._config.train_encoder:
-                colour = colour.detach()
-            picture: Tensor = self.decoder(features, condition, colour)
+            picture: Tensor = self.decoder(features if self.reduce else colour, condition, colour)
         return picture.float()
 
     def _condition(self, depth: Tensor, directions: Tensor | None) -> Tensor:
@@ -270,7 +271,7 @@ class FourKNerf:
         if not self._config.train_encoder:
             return {}
         if weights.low:
-            terms["low"] = weights.low * losses.colour(colour, low)
+            terms["low"] = weights.low * _apart(colour, low, self._config.difference)
         if weights.entropy:
             terms["entropy"] = weights.entropy * losses.background_entropy(hits.left)
         if weights.point_colour:
@@ -327,10 +328,14 @@ def _compare(vgg: nn.Module, made: Tensor, true: Tensor, difference: str) -> tup
     with torch.no_grad():
         wanted = vgg(true)
     pairs = list(zip(vgg(made), wanted, strict=True))
-    apart = [(a - b).square().mean() if difference == "squared" else (a - b).abs().mean() for a, b in pairs]
+    apart = [_apart(a, b, difference) for a, b in pairs]
     return sum(apart[1:], apart[0]), sum(
         ((_gram(a) - _gram(b)).abs().mean() for a, b in pairs), torch.zeros(()).to(made)
     )
+
+
+def _apart(made: Tensor, true: Tensor, difference: str) -> Tensor:
+    return (made - true).square().mean() if difference == "squared" else (made - true).abs().mean()
 
 
 def _gram(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:
