@@ -35,11 +35,11 @@ def batch() -> Batch:
     return Batch(Rays(origins, normalize(targets - origins, dim=-1)), torch.rand(RAYS, 3, generator=generator))
 
 
-def ball(carved: bool) -> RadianceField:
+def ball(carved: bool, device: torch.device | str = "cpu") -> RadianceField:
     """A ball as training leaves it: opaque within, next to transparent without. `carved`: cells near its surface."""
     centres = (torch.arange(CELLS) + 0.5) / CELLS - 0.5
     distance = torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij")).norm(dim=0)
-    near = (distance - RADIUS).abs() < SHELL
+    near = ((distance - RADIUS).abs() < SHELL).to(device)
     field = RadianceField(SPACE, near if carved else torch.ones_like(near), CONFIG, 1 / CELLS)
     field.make_transparent(1e-2)
     with torch.no_grad():

@@ -3,7 +3,8 @@
 test/<view>.png    8 bits a channel, the size of the scene's `full` level
 depth/<view>.png   16 bits, z-depth in steps of `depth_scale` world units; 0 where nothing was hit
 path.mp4           the film, if the recipe wants one
-renders.json       what there is
+slice.png          the middle column of each of its frames (see `loupe.consistency`)
+renders.json       what there is, and the film's warping error
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from loupe.camera import Camera
 from loupe.config import Config
+from loupe.consistency import Consistency
 from loupe.images import Pixels, to_uint8, write_image
 from loupe.method import Method, Picture
 from loupe.paths import arc, read_camera_path, spiral
@@ -46,10 +49,15 @@ Done = Callable[[str, int, int, Mapping[str, float]], None]
 """Told what was rendered, how many pictures of how many are done, and numbers (none here)."""
 
 
-def render_views(
-    method: Method, scene: Scene, space: Space, config: RenderConfig, out: Path, done: Done
-) -> dict[str, Pixels]:
-    """Render all test views and the film into `out`, which is made. Returns the test views' pictures by name."""
+class Rendered(NamedTuple):
+    """The test views' `pictures` by name, and the film's warping error in levels of 8 bits, if there is one."""
+
+    pictures: Mapping[str, Pixels]
+    warping_error: float | None
+
+
+def render_views(method: Method, scene: Scene, space: Space, config: RenderConfig, out: Path, done: Done) -> Rendered:
+    """Render all test views and the film into `out`, which is made."""
     for folder in ("test", "depth"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     film = film_cameras(scene, space, config.path)
@@ -62,13 +70,16 @@ def render_views(
         depth = np.clip(picture.depth.cpu().numpy() / depth_scale + 0.5, 0, 65535).astype(np.uint16)
         write_image(out / "depth" / f"{name}.png", depth)
         done("views", number, total, {})
+    watch = Consistency()
     if film:
-        frames = (pixels_of(method.render(camera, 0.0)) for camera in film)
+        frames = (pixels_of(_watched(watch, method, camera)) for camera in film)
         write_film(out / "path.mp4", frames, config.path.rate, lambda n: done("film", len(scene.test) + n, total, {}))
+        write_image(out / "slice.png", watch.slice)
     views = {name: {"picture": f"test/{name}.png", "depth": f"depth/{name}.png"} for name in scene.test}
     content = {"format": 1, "views": views, "depth_scale": depth_scale, "film": "path.mp4" if film else None}
+    content["warping_error"] = watch.error
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    return pictures
+    return Rendered(pictures, watch.error)
 
 
 def film_cameras(scene: Scene, space: Space, config: PathConfig) -> list[Camera]:
@@ -104,6 +115,12 @@ def write_film(path: Path, frames: Iterable[Pixels], rate: int, done: Callable[[
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             done(number)
         container.mux(stream.encode())
+
+
+def _watched(watch: Consistency, method: Method, camera: Camera) -> Picture:
+    picture = method.render(camera, 0.0)
+    watch.add(picture, camera)
+    return picture
 
 
 def pixels_of(picture: Picture) -> Pixels:

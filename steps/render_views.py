@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.render import RenderConfig, render_views
 from loupe.trial import Model, load_setting
 
-VERSION = 2
+VERSION = 3
 
 
 def main() -> None:
@@ -33,9 +33,12 @@ def main() -> None:
         log.parameters({"render": config.model_dump(mode="json")})
         setting = load_setting(given.scene, given.space)
         method = Model.load(given.model).method_for(setting)
-        pictures = render_views(method, setting.scene, setting.space, config, given.out, log.progress)
-        for name, picture in pictures.items():
+        made = render_views(method, setting.scene, setting.space, config, given.out, log.progress)
+        for name, picture in made.pictures.items():
             log.picture(name, picture)
+        if made.warping_error is not None:
+            log.summary({"warping_error": made.warping_error})
+            log.say(f"warping error of the film: {made.warping_error:.3f} levels of 255")
 
 
 if __name__ == "__main__":

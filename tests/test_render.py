@@ -32,9 +32,10 @@ def test_renders_on_disk(room: Setting, tmp_path: Path) -> None:
 
     told: list[tuple[str, int, int]] = []
     config = RenderConfig(path=PathConfig(frames=5, rate=10, width=50))
-    pictures = render_views(
+    made = render_views(
         Ramp(), room.scene, room.space, config, tmp_path, lambda part, done, of, _: told.append((part, done, of))
     )
+    pictures = made.pictures
     content = json.loads((tmp_path / "renders.json").read_text())
     assert list(content["views"]) == list(room.scene.test) == list(pictures)
     for name, files in content["views"].items():
@@ -49,6 +50,8 @@ def test_renders_on_disk(room: Setting, tmp_path: Path) -> None:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert [frame.shape for frame in frames] == [(40, 50, 3)] * 5
     assert abs(float(frames[0][:, 40:, 0].mean()) - 255 * 0.9) < 6
+    assert read_image(tmp_path / "slice.png").shape == (40, 5, 3)
+    assert content["warping_error"] == made.warping_error
     assert told[0] == ("views", 1, 7)
     assert told[-1] == ("film", 7, 7)
 
@@ -64,6 +67,7 @@ def test_no_film_where_none_is_wanted(room: Setting, tmp_path: Path) -> None:
     render_views(Ramp(), room.scene, room.space, RenderConfig(path=PathConfig(frames=0)), tmp_path, lambda *_: None)
     assert json.loads((tmp_path / "renders.json").read_text())["film"] is None
     assert not (tmp_path / "path.mp4").exists()
+    assert not (tmp_path / "slice.png").exists()
 
 
 @pytest.mark.parametrize("kind", ["bounded", "forward"])

@@ -236,7 +236,7 @@ class FourKNerf:
         directions = _directions(low, outer, self._setting.device) if "direction" in self._config.conditions else None
         condition = self._condition(maps[:, 5:6], directions)
         features = maps[:, 6:] if self.reduce else maps[:, :3]
-        picture = self.decoder.upsample(features, condition, maps[:, :3], _memory(self._setting.device))
+        picture = self.decoder.upsample(features, condition, maps[:, :3], render_memory(self._setting.device))
         # What lies beyond the decoder's reach of the window was made for its sake and is cut off.
         left, top = part.x - outer.x * ratio, part.y - outer.y * ratio
         crop = (slice(top, top + part.height), slice(left, left + part.width))
@@ -353,7 +353,7 @@ def _vgg19() -> nn.Module:
     return load_vgg19(path)
 
 
-def _memory(device: torch.device | str) -> int:
+def render_memory(device: torch.device | str) -> int:
     """Bytes that a picture may take: a share of what the device has, whatever else uses it, so that a machine always
     chooses the same tiles."""
     if torch.device(device).type == "cuda":
