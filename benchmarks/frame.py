@@ -81,9 +81,7 @@ def main() -> None:
         print(f"field at {low.width}x{low.height}: {encoder:.2f} s, {low.width * low.height / encoder:,.0f} rays/s")
         strip = Window(0, HEIGHT // 2 - HEIGHT // STRIPS // 2, WIDTH, HEIGHT // STRIPS)
         every_ray = STRIPS * seconds(lambda: render_field(field, camera, backdrop, strip))
-        print(
-            f"ray by ray at {WIDTH}x{HEIGHT}: {every_ray:.1f} s (a strip of 1/{STRIPS}, times {STRIPS}); {peak():.2f} GB"
-        )
+        print(f"ray by ray at {WIDTH}x{HEIGHT}: {every_ray:.1f} s (a strip of 1/{STRIPS} taken); {peak():.2f} GB")
         for name, config in DECODERS.items():
             decoder = Upsampler(config, 6, 1, RATIO)
             floor = operations(decoder) / speed
