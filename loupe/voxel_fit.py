@@ -254,7 +254,7 @@ class VoxelFit:
     @property
     def _coarse_config(self) -> FieldConfig:
         cull = self._config.coarse.cull if self._config.coarse else 0.0
-        return self._field_config.model_copy(update={"channels": 3, "hidden": 0, "cull": cull})
+        return self._field_config.model_copy(update={"channels": 3, "hidden": 0, "cull": cull, "vm": None})
 
     @property
     def _penalties(self) -> Penalties:
@@ -335,7 +335,10 @@ class VoxelFit:
         return torch.from_numpy(views).to(self._setting.device)
 
     def _variation(self, batch: FitBatch) -> Tensor:
-        """Total variation over a part of the rows, scaled to all of them as DVGO scales it."""
+        """Total variation: over a part of the rows, scaled to all of them as DVGO scales it; or of the planes."""
+        if self.field.factors:
+            density, features = self.field.factors.variation()
+            return self._penalties.tv_density * density + self._penalties.tv_feature * features
         lattice, rows = self.field.lattice, len(self.field.table)
         length = -(-rows // _TV_PARTS)
         start = int(batch.start * (rows - length + 1))

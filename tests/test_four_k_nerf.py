@@ -11,6 +11,7 @@ from torchvision.models import vgg19
 
 from loupe.config import load_yaml
 from loupe.errors import InputError
+from loupe.fields.tensor_vm import VmConfig
 from loupe.method import Recipe, Setting, Window
 from loupe.methods import four_k_nerf as module
 from loupe.methods.four_k_nerf import FourKNerf, make_four_k_nerf
@@ -206,6 +207,14 @@ def test_a_recipe_of_a_switch_differs_in_nothing_else(name: str) -> None:
         expected["joint"][key] = expected["joint"].get(key, {}) | value if isinstance(value, dict) else value
     assert found == expected
     module.Joint.model_validate(found["joint"])
+
+
+def test_tensorf_is_an_encoder_and_the_joint_phase_stays() -> None:
+    base, found = (load_yaml(Path(f"configs/recipes/four_k_nerf{end}.yaml")) for end in ("", "_tensorf"))
+    assert found["joint"] == base["joint"]
+    encoder = EncoderConfig.model_validate(found["encoder"])
+    assert encoder.forward.field.vm == VmConfig(density=(16, 4, 4), features=(48, 12, 12))
+    assert encoder.bounded.field.vm == VmConfig()
 
 
 def test_the_other_recipes_are_valid() -> None:

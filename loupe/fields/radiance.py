@@ -24,7 +24,8 @@ from loupe import volume
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.fields.marching import march, neighbourhood
-from loupe.fields.voxel import Lattice, Shape, interpolate, overlap, resample
+from loupe.fields.tensor_vm import TensorVm, VmConfig
+from loupe.fields.voxel import Lattice, Places, Shape, interpolate, overlap, resample
 from loupe.rays import Rays
 from loupe.space import Space
 
@@ -46,6 +47,8 @@ class FieldConfig(Config):
         view_frequencies: octaves of the viewing direction's encoding; 0 leaves the direction itself.
         step: distance of samples, in cells.
         cull: samples that weigh less on their ray are left out.
+        vm: where density and features come from: None for a table of the lattice's nodes, else planes and lines
+            (TensoRF's factors), with everything else as it is.
     """
 
     channels: int = Field(default=12, ge=3, le=64)
@@ -53,6 +56,7 @@ class FieldConfig(Config):
     view_frequencies: int = Field(default=4, ge=0, le=10)
     step: float = Field(default=0.5, gt=0, le=2)
     cull: float = Field(default=1e-4, ge=0, lt=0.1)
+    vm: VmConfig | None = None
 
 
 class Hits(NamedTuple):
@@ -76,7 +80,9 @@ class RadianceField:
     """A voxel radiance field over `space`.
 
     Attributes:
-        table: (rows, 1 + channels): d and the features at each node, zero at first.
+        table: (rows, 1 + channels): d and the features at each node, zero at first; without columns where there are
+            factors.
+        factors: planes and lines in the table's place, or None.
         shading: the network from features and directions to colours; None without one.
         shift: (1,) or (planes,): b.
         grain: bounded: the edge of a cell for which a step is `config.step` long, in world units.
@@ -89,7 +95,9 @@ class RadianceField:
         self.grain = grain
         self.lattice = Lattice(occupied)
         rows, device = len(self.lattice.nodes), occupied.device
-        self.table = torch.zeros(rows, 1 + config.channels, device=device, requires_grad=True)
+        self.factors = TensorVm(config.vm, config.channels, self.lattice.shape).to(device) if config.vm else None
+        columns = 0 if self.factors else 1 + config.channels
+        self.table = torch.zeros(rows, columns, device=device, requires_grad=True)
         self.shading = Shading(config).to(device) if config.hidden else None
         self.shift = torch.zeros(1, device=device)
         self.pace: Tensor | None = None
@@ -143,14 +151,17 @@ class RadianceField:
         with torch.no_grad():
             cast = self.space.cast(rays)
             samples = march(cast, self.lattice, self._near, self.stride)
-            places = self.lattice.places(samples.points, samples.cell)
+            places = None if self.factors else self.lattice.places(samples.points, samples.cell)
             shift = self._shift_at(samples.points[:, 2])
-            density = self._paced(self.table.narrow(1, 0, 1)).contiguous()
-            tau = volume.optical_depth(interpolate(density, places)[:, 0] + shift, self.interval)
+            tau = volume.optical_depth(self._density(samples.points, places) + shift, self.interval)
             through = torch.exp(-volume.before(tau, samples.ray, len(rays.origins)))
             seen = ((through * -torch.expm1(-tau) > cull) & (through > _OPAQUE)).nonzero()[:, 0]
         ray, t, cell, shift = (part.index_select(0, seen) for part in (samples.ray, samples.t, samples.cell, shift))
-        values = interpolate(self._paced(self.table), places.of(seen))
+        if self.factors:
+            values = self.factors.values(samples.points.index_select(0, seen))
+        else:
+            assert places is not None
+            values = interpolate(self._paced(self.table), places.of(seen))
         tau = volume.optical_depth(values[:, 0] + shift, self.interval)
         weight, left = volume.absorb(tau, ray, len(rays.origins))
         return Hits(ray, t, cell, weight, values[:, 1:], left, samples.steps, len(samples.t))
@@ -173,7 +184,8 @@ class RadianceField:
     def solid(self, opacity: float) -> Bool[Tensor, "x y z"]:
         """The occupied cells with a corner at which one step has more than this opacity."""
         positions = self.lattice.positions()
-        raw = self._paced(self.table[:, :1])[:, 0] + self._shift_at(positions[:, 2])
+        at_nodes = self.factors.density(positions) if self.factors else self._paced(self.table[:, :1])[:, 0]
+        raw = at_nodes + self._shift_at(positions[:, 2])
         over = -torch.expm1(-volume.optical_depth(raw, self.interval)) > opacity
         return self.lattice.spread(self.lattice.alive & over[self.lattice.corners.long()].any(-1))
 
@@ -188,9 +200,11 @@ class RadianceField:
         cells: Shape = (shape[0] - 1, shape[1] - 1, shape[2] - 1)
         occupied = overlap(self.lattice.spread(self.lattice.alive), cells, unit[:1].expand(3), unit[1:].expand(3))
         other = RadianceField(self.space, occupied, self.config, self.grain)
-        points = other.lattice.positions()
-        with torch.no_grad():
-            other.table.copy_(resample(self.table, self.lattice, points))
+        if self.factors:
+            other.factors = self.factors.resized(shape)
+        else:
+            with torch.no_grad():
+                other.table.copy_(resample(self.table, self.lattice, other.lattice.positions()))
         other.shading = self.shading
         other.shift = self.shift if len(self.shift) == 1 else _stretched(self.shift, shape[2])
         return other
@@ -198,13 +212,18 @@ class RadianceField:
     def parameters(self) -> dict[str, list[Tensor]]:
         """What is trained: the "grid", and the "network" if there is one."""
         network: list[Tensor] = list(self.shading.parameters()) if self.shading else []
+        if self.factors:
+            grid: list[Tensor] = [*self.factors.planes, *self.factors.lines]
+            return {"grid": grid, "network": [self.factors.basis.weight, *network]}
         return {"grid": [self.table]} | ({"network": network} if network else {})
 
     def state(self) -> dict[str, Tensor]:
         """Everything, by name; `from_state` makes the field again."""
-        network = (
-            {f"shading.{name}": value for name, value in self.shading.state_dict().items()} if self.shading else {}
-        )
+        network = {
+            f"{part}.{name}": value
+            for part, module in self._modules.items()
+            for name, value in module.state_dict().items()
+        }
         return {
             "table": self.table.detach(),
             "shape": torch.tensor(self.lattice.shape),
@@ -230,11 +249,22 @@ class RadianceField:
         with torch.no_grad():
             field.table.copy_(state["table"])
         field.shift = state["shift"].to(device)
-        if field.shading:
-            names = field.shading.state_dict()
-            field.shading.load_state_dict({name: state[f"shading.{name}"] for name in names})
+        for prefix, module in field._modules.items():
+            module.load_state_dict({name: state[f"{prefix}.{name}"] for name in module.state_dict()})
         field.keep(state["alive"].to(device))
         return field
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        every = {"factors": self.factors, "shading": self.shading}
+        return {name: module for name, module in every.items() if module is not None}
+
+    def _density(self, points: Tensor, places: Places | None) -> Tensor:
+        """The raw density at points, of which `places` says where they lie in the table."""
+        if self.factors:
+            return self.factors.density(points)
+        assert places is not None
+        return interpolate(self._paced(self.table.narrow(1, 0, 1)).contiguous(), places)[:, 0]
 
     def _paced(self, table: Tensor) -> Tensor:
         return table if self.pace is None else table * self.pace
