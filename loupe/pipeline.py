@@ -10,11 +10,19 @@ from loupe.config import Config, check_name, load_yaml, parse_section
 from loupe.errors import InputError
 
 
-class TrialEntry(Config):
-    """An entry of `trials`: a recipe on a capture."""
+class EncoderEntry(Config):
+    """An entry of `encoders`: a recipe's encoder phase on a capture."""
 
     capture: str
     recipe: str
+
+
+class TrialEntry(Config):
+    """An entry of `trials`: a recipe on a capture; `encoder` is the recipe whose encoder it begins with."""
+
+    capture: str
+    recipe: str
+    encoder: str
 
 
 class CodebookEntry(Config):
@@ -28,6 +36,7 @@ class Pipeline(Config):
     """The file's content; what it says of `score` is read by the step of that name."""
 
     captures: list[str] = Field(default_factory=list)
+    encoders: dict[str, EncoderEntry] = Field(default_factory=dict)
     trials: dict[str, TrialEntry] = Field(default_factory=dict)
     codebooks: dict[str, CodebookEntry] = Field(default_factory=dict)
     score: object = None
@@ -40,9 +49,13 @@ def read_pipeline(path: Path) -> Pipeline:
     try:
         for capture in pipeline.captures:
             check_name(capture, "capture")
+        for encoder in pipeline.encoders.values():
+            check_name(encoder.capture, "capture")
+            check_name(encoder.recipe, "recipe")
         for trial in pipeline.trials.values():
             check_name(trial.capture, "capture")
             check_name(trial.recipe, "recipe")
+            check_name(trial.encoder, "encoder")
         for name, codebook in pipeline.codebooks.items():
             check_name(name, "codebook")
             check_name(codebook.capture, "capture")

@@ -110,15 +110,17 @@ def train_phase(
         encoder: where the joint phase begins.
 
     Raises:
-        InputError: the recipe does not fit, or the encoder is another method's.
+        InputError: the recipe does not fit, or the encoder was made by another section `encoder`.
     """
     seed = int(recipe.content[phase].get("seed", 0))
     torch.manual_seed(seed)
     method = _make(phase, recipe, setting)
     if encoder:
-        made_by, wanted = encoder.recipe.method, recipe.method
-        if made_by != wanted:
-            raise InputError(f"the encoder was made by {made_by}, the recipe says {wanted}; run fit_encoder again")
+        if encoder.recipe.content["encoder"] != recipe.content["encoder"]:
+            raise InputError(
+                f"{recipe.where}: its section 'encoder' is not that of {encoder.recipe.where}, with which it should "
+                "begin; make them equal, or give the trial an encoder of its own in configs/pipeline.yaml"
+            )
         method.start_from(encoder.state)
     fit(method, seed=seed, resume=resume, configuration={"recipe": recipe.content, "inputs": inputs}, report=report)
     return Model(phase, recipe, method.state())

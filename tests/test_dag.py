@@ -60,7 +60,8 @@ def test_there_is_one_stage_per_step_and_instance(stages: dict[str, PipelineStag
     expected = {
         **dict.fromkeys(["ingest_photos", "estimate_poses", "cut_tiles", "carve_space"], captures),
         "pretrain_codebook": list(pipeline["codebooks"]),
-        **dict.fromkeys(["fit_encoder", "train_joint", "render_views", "score_renders"], trials),
+        "fit_encoder": list(pipeline["encoders"]),
+        **dict.fromkeys(["train_joint", "render_views", "score_renders"], trials),
     }
     names = {f"{step}@{instance}" for step, instances in expected.items() for instance in instances}
     assert set(stages) == names | {"write_report"}
@@ -97,16 +98,32 @@ def test_parameters_are_sections_of_files_that_exist(stages: dict[str, PipelineS
 
 
 def test_a_trial_is_named_after_its_capture_and_recipe(pipeline: dict[str, dict]) -> None:
-    for key, trial in pipeline["trials"].items():
+    for key, trial in [*pipeline["trials"].items(), *pipeline["encoders"].items()]:
         assert key == f"{trial['capture']}.{trial['recipe']}"
         assert trial["capture"] in pipeline["captures"]
     for codebook in pipeline["codebooks"].values():
         assert codebook["capture"] in pipeline["captures"]
 
 
+def test_a_trial_begins_with_an_encoder_of_its_own_kind(pipeline: dict[str, dict]) -> None:
+    """Steps would say so too, but after the encoder has been trained."""
+    for trial in pipeline["trials"].values():
+        assert f"{trial['capture']}.{trial['encoder']}" in pipeline["encoders"]
+        own, taken = (
+            yaml.safe_load((ROOT / f"configs/recipes/{name}.yaml").read_text())["encoder"]
+            for name in (trial["recipe"], trial["encoder"])
+        )
+        assert own == taken
+
+
 def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None:
     named = [*pipeline["captures"], *pipeline["codebooks"]]
-    named += [name for group in ("trials", "codebooks") for item in pipeline[group].values() for name in item.values()]
+    named += [
+        name
+        for group in ("encoders", "trials", "codebooks")
+        for item in pipeline[group].values()
+        for name in item.values()
+    ]
     assert [name for name in named if not NAME.fullmatch(name)] == []
 
 
@@ -115,10 +132,11 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
     [
         ("captures: [../x]", "capture name '../x'"),
         ("captures: demo", "captures: Input should be a valid list"),
-        ("trials: {a: {capture: a, recipe: /b}}", "recipe name '/b'"),
-        ("trials: {a: {capture: a, recipes: b}}", "trials.a.recipe: Field required"),
+        ("encoders: {a: {capture: a, recipe: -b}}", "recipe name '-b'"),
+        ("trials: {a: {capture: a, recipe: /b, encoder: c}}", "recipe name '/b'"),
+        ("trials: {a: {capture: a, recipe: b}}", "trials.a.encoder: Field required"),
         ("codebooks: {..: {capture: a, config: b}}", "codebook name '..'"),
-        ("recipes: [a]", "recipes: unknown key; known here: captures, trials, codebooks, score"),
+        ("recipes: [a]", "recipes: unknown key; known here: captures, encoders, trials, codebooks, score"),
     ],
 )
 def test_a_bad_pipeline_is_one_line(tmp_path: Path, line: str, words: str) -> None:
@@ -146,14 +164,17 @@ def test_the_report_reads_every_output_below_the_folders_it_depends_on(rules: di
     assert rules["write_report"].sources == ["steps/write_report.py", "configs/pipeline.yaml"]
 
 
-def test_a_rule_reads_the_outputs_it_depends_on_and_every_source(rules: dict[str, dag.Rule]) -> None:
+def test_a_rule_reads_the_outputs_it_depends_on_and_every_source(
+    rules: dict[str, dag.Rule], pipeline: dict[str, dict]
+) -> None:
     for name, rule in rules.items():
         assert not set(rule.made) & set(rule.sources)
         assert all((ROOT / source).exists() for source in rule.sources if not source.startswith("data/captures/")), name
     trial = next(rule for name, rule in rules.items() if step_of(name) == "train_joint")
-    capture = trial.name.partition("@")[2].partition(".")[0]
+    entry = pipeline["trials"][trial.name.partition("@")[2]]
+    capture, encoder = entry["capture"], entry["encoder"]
     scene = f"data/scenes/{capture}"
-    assert set(trial.made) == {trial.outputs[0].replace("model", "encoder")} | {
+    assert set(trial.made) == {f"data/trials/{capture}/{encoder}/encoder"} | {
         f"{scene}/{part}" for part in ("scene", "tiles", "space")
     }
     assert any(source.startswith("configs/recipes/") for source in trial.sources)

@@ -72,7 +72,9 @@ def tree(tmp_path: Path) -> Path:
     content = {"codes": 64, "perplexity": 31.5, "dead": 3, "psnr": 28.25, "psnr_plain": None, "views": {}}
     (book / "codebook" / "scores.json").write_text(json.dumps(content))
     write_log(book, "pretrain_codebook")
-    trials = "".join(f"  shelf.{name}: {{capture: shelf, recipe: {name}}}\n" for name in ("good", "poor", "late"))
+    trials = "".join(
+        f"  shelf.{name}: {{capture: shelf, recipe: {name}, encoder: {name}}}\n" for name in ("good", "poor", "late")
+    )
     books = "".join(f"  {name}: {{capture: shelf, config: small}}\n" for name in ("tiny", "untrained"))
     (tmp_path / "pipeline.yaml").write_text(f"trials:\n{trials}codebooks:\n{books}")
     (tmp_path / "report").mkdir()
@@ -161,7 +163,9 @@ def test_names_are_escaped_wherever_they_come_from(tree: Path) -> None:
     lines = [json.dumps(curve | {"step": step}) + "\n" for step in range(3)]
     (place / "log" / "train_joint" / "metrics.jsonl").write_text("".join(lines))
     text = (tree / "pipeline.yaml").read_text()
-    (tree / "pipeline.yaml").write_text(text.replace("trials:\n", "trials:\n  x: {capture: evil, recipe: recipe}\n"))
+    (tree / "pipeline.yaml").write_text(
+        text.replace("trials:\n", "trials:\n  x: {capture: evil, recipe: recipe, encoder: recipe}\n")
+    )
     page = report(tree)
     assert EVIL not in page
     assert page.count("&lt;script&gt;alert(") >= 9
@@ -169,10 +173,10 @@ def test_names_are_escaped_wherever_they_come_from(tree: Path) -> None:
 
 
 def test_names_that_are_paths_are_refused(tree: Path) -> None:
-    (tree / "pipeline.yaml").write_text("trials:\n  x: {capture: ../.., recipe: y}\n")
+    (tree / "pipeline.yaml").write_text("trials:\n  x: {capture: ../.., recipe: y, encoder: y}\n")
     with pytest.raises(InputError, match="capture name"):
         report(tree)
-    (tree / "pipeline.yaml").write_text("trials:\n  x: {capture: shelf}\n")
+    (tree / "pipeline.yaml").write_text("trials:\n  x: {capture: shelf, encoder: y}\n")
     with pytest.raises(InputError, match=r"trials\.x\.recipe"):
         report(tree)
 
@@ -227,7 +231,7 @@ def test_curves_survive_a_resumption_a_kill_and_what_is_not_finite(tmp_path: Pat
         for step, value in ((1, 5), (2, 6), (2, 7), (3, None))
     ]
     (tmp_path / "log" / "fit_encoder" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "val')
-    assert read_logs(tmp_path / "log")["fit_encoder"].curves == {"psnr": [(1, 5.0), (2, 7.0)]}
+    assert read_logs(tmp_path / "log", ["fit_encoder"])["fit_encoder"].curves == {"psnr": [(1, 5.0), (2, 7.0)]}
 
 
 def test_broken_scores_are_an_error(tree: Path) -> None:

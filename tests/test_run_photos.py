@@ -14,8 +14,10 @@ PIPELINE = """\
 # a comment that must stay
 captures:
   - demo
-trials:
+encoders:
   demo.voxel_grid: {capture: demo, recipe: voxel_grid}
+trials:
+  demo.voxel_grid: {capture: demo, recipe: voxel_grid, encoder: voxel_grid}
 codebooks: {}
 score: {}
 """
@@ -27,6 +29,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("configs/captures", "configs/recipes", "data/captures"):
         (root / folder).mkdir(parents=True)
     (root / "configs/pipeline.yaml").write_text(PIPELINE)
+    for recipe, encoder in (("voxel_grid", 1), ("fine", 1), ("other", 2)):
+        (root / f"configs/recipes/{recipe}.yaml").write_text(f"encoder: {encoder}\n")
     monkeypatch.chdir(root)
     return root
 
@@ -60,11 +64,22 @@ def test_the_trial_joins_the_pipeline_once_and_comments_stay(project: Path) -> N
     once = run_photos.PIPELINE.read_text()
     content = yaml.safe_load(once)
     assert set(content["captures"]) == {"demo", "holiday"}
-    assert content["trials"]["holiday.voxel_grid"] == {"capture": "holiday", "recipe": "voxel_grid"}
-    assert content["trials"]["demo.voxel_grid"] == {"capture": "demo", "recipe": "voxel_grid"}
+    trial = {"recipe": "voxel_grid", "encoder": "voxel_grid"}
+    assert content["trials"]["holiday.voxel_grid"] == {"capture": "holiday", **trial}
+    assert content["trials"]["demo.voxel_grid"] == {"capture": "demo", **trial}
+    assert content["encoders"]["holiday.voxel_grid"] == {"capture": "holiday", "recipe": "voxel_grid"}
     assert "# a comment that must stay" in once
     run_photos.add_trial("holiday", "voxel_grid")
     assert run_photos.PIPELINE.read_text() == once
+
+
+def test_recipes_with_the_same_encoder_share_it(project: Path) -> None:
+    for recipe in ("voxel_grid", "fine", "other"):
+        run_photos.add_trial("holiday", recipe)
+    content = yaml.safe_load(run_photos.PIPELINE.read_text())
+    assert {key for key in content["encoders"] if "holiday" in key} == {"holiday.voxel_grid", "holiday.other"}
+    found = {name: content["trials"][f"holiday.{name}"]["encoder"] for name in ("voxel_grid", "fine", "other")}
+    assert found == {"voxel_grid": "voxel_grid", "fine": "voxel_grid", "other": "other"}
 
 
 def test_the_real_pipeline_takes_a_trial(project: Path) -> None:
@@ -75,10 +90,10 @@ def test_the_real_pipeline_takes_a_trial(project: Path) -> None:
 
 
 def test_a_pipeline_written_in_one_line_is_refused_untouched(project: Path) -> None:
-    run_photos.PIPELINE.write_text("captures: [demo]\ntrials: {}\n")
+    run_photos.PIPELINE.write_text("captures: [demo]\nencoders: {}\ntrials: {}\n")
     with pytest.raises(InputError, match="line by line"):
         run_photos.add_trial("holiday", "voxel_grid")
-    assert run_photos.PIPELINE.read_text() == "captures: [demo]\ntrials: {}\n"
+    assert run_photos.PIPELINE.read_text() == "captures: [demo]\nencoders: {}\ntrials: {}\n"
 
 
 def test_the_capture_is_linked_and_a_second_one_of_that_name_refused(project: Path, photos: Path) -> None:

@@ -294,7 +294,7 @@ def test_an_unknown_key(project: Pipeline, try_step: Run, tmp_path: Path, step: 
 
 def test_a_name_that_leaves_its_folder(project: Pipeline, try_step: Run, tmp_path: Path) -> None:
     config = tmp_path / "pipeline.yaml"
-    config.write_text("trials: {x: {capture: ../tiny, recipe: small}}\ncodebooks: {}\n")
+    config.write_text("trials: {x: {capture: ../tiny, recipe: small, encoder: small}}\ncodebooks: {}\n")
     done = try_step("write_report", trials="data/trials", codebooks="data/codebooks", config=config)
     assert_refused(done, "capture name '../tiny'", "use up to 64 letters")
 

@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 import psutil
-import yaml
 
-from loupe.config import check_name
+from loupe.config import check_name, load_yaml
 from loupe.errors import InputError
-from loupe.pipeline import read_pipeline
+from loupe.pipeline import Pipeline, read_pipeline
 
 PIPELINE = Path("configs/pipeline.yaml")
+RECIPES = Path("configs/recipes")
 CAPTURES = Path("data/captures")
 CAPTURE_YAML = """\
 # Written by `make run`; edit freely. Only what reads a changed section runs again.
@@ -49,8 +49,8 @@ def main() -> None:
         photos = find_capture(arguments.photos)
         name = check_name(arguments.name or name_for(photos), "capture")
         recipe = check_name(arguments.recipe, "recipe")
-        if not Path(f"configs/recipes/{recipe}.yaml").is_file():
-            known = ", ".join(sorted(path.stem for path in Path("configs/recipes").glob("*.yaml")))
+        if not (RECIPES / f"{recipe}.yaml").is_file():
+            known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
             raise InputError(f"recipe {recipe!r}: no such file in configs/recipes; known: {known}")
         check_machine(photos)
         link_capture(photos, name)
@@ -116,18 +116,35 @@ def write_capture_config(name: str) -> None:
 
 
 def add_trial(name: str, recipe: str) -> None:
-    """List capture and trial in the pipeline, where they are not yet; the file's comments stay."""
+    """List capture, encoder and trial in the pipeline, where they are not yet; the file's comments stay."""
     listed = read_pipeline(PIPELINE)
+    encoder = encoder_for(name, recipe, listed)
+    lines = {
+        "captures": (name in listed.captures, f"  - {name}\n"),
+        "encoders": (
+            f"{name}.{encoder}" in listed.encoders,
+            f"  {name}.{encoder}: {{capture: {name}, recipe: {encoder}}}\n",
+        ),
+        "trials": (
+            f"{name}.{recipe}" in listed.trials,
+            f"  {name}.{recipe}: {{capture: {name}, recipe: {recipe}, encoder: {encoder}}}\n",
+        ),
+    }
     text = PIPELINE.read_text(encoding="utf8")
-    if name not in listed.captures:
-        text = re.sub(r"(?m)^captures:\n", f"captures:\n  - {name}\n", text, count=1)
-    if f"{name}.{recipe}" not in listed.trials:
-        line = f"  {name}.{recipe}: {{capture: {name}, recipe: {recipe}}}\n"
-        text = re.sub(r"(?m)^trials:\n", f"trials:\n{line}", text, count=1)
-    changed = yaml.safe_load(text)
-    if name not in changed["captures"] or f"{name}.{recipe}" not in changed["trials"]:
-        raise InputError(f"{PIPELINE}: 'captures:' and 'trials:' must each open a line and be written line by line")
+    for section, (there, line) in lines.items():
+        if not there:
+            text, found = re.subn(rf"(?m)^{section}:\n", f"{section}:\n{line}", text, count=1)
+            if not found:
+                raise InputError(f"{PIPELINE}: '{section}:' must open a line and be written line by line")
     PIPELINE.write_text(text, encoding="utf8")
+
+
+def encoder_for(name: str, recipe: str, listed: Pipeline) -> str:
+    """The recipe whose encoder the trial begins with: one listed for this capture that is the same, or its own."""
+    wanted = load_yaml(RECIPES / f"{recipe}.yaml").get("encoder")
+    others = [entry.recipe for entry in listed.encoders.values() if entry.capture == name and entry.recipe != recipe]
+    same = [other for other in others if load_yaml(RECIPES / f"{other}.yaml").get("encoder") == wanted]
+    return same[0] if same else recipe
 
 
 def run(name: str, recipe: str) -> None:

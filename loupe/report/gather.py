@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from loupe.errors import InputError
 from loupe.pipeline import Pipeline
 
-STEPS = ("pretrain_codebook", "fit_encoder", "train_joint", "render_views", "score_renders")
+STEPS = ("train_joint", "render_views", "score_renders")
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ def read_trials(pipeline: Pipeline, folder: Path) -> list[Trial]:
     """The trials that the pipeline lists, in its order. Raises `InputError` for broken files."""
     trials = []
     for entry in pipeline.trials.values():
-        place = folder / entry.capture / entry.recipe
+        capture, encoder = folder / entry.capture, entry.encoder
+        place = capture / entry.recipe
+        logs = read_logs(capture / encoder / "log", ("fit_encoder",)) | read_logs(place / "log", STEPS)
         scores = _read_json(place / "scores" / "scores.json")
-        trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, read_logs(place / "log")))
+        trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, logs))
     return trials
 
 
@@ -61,16 +63,16 @@ def read_codebooks(pipeline: Pipeline, folder: Path) -> list[Codebook]:
     """The codebooks that the pipeline lists. Raises `InputError` for broken files."""
     codebooks = []
     for name, entry in pipeline.codebooks.items():
-        made, logs = folder / name / "codebook", read_logs(folder / name / "log")
+        made, logs = folder / name / "codebook", read_logs(folder / name / "log", ("pretrain_codebook",))
         scores = _read_json(made / "scores.json")
         codebooks.append(Codebook(name, entry.capture, entry.config, made, scores, logs))
     return codebooks
 
 
-def read_logs(folder: Path) -> dict[str, StepLog]:
-    """The logs in `folder`, in the order of the steps."""
+def read_logs(folder: Path, steps: Sequence[str]) -> dict[str, StepLog]:
+    """The logs of `steps` in `folder`, as far as there are any."""
     logs = {}
-    for name in STEPS:
+    for name in steps:
         run = _read_json(folder / name / "run.json")
         if run:
             logs[name] = StepLog(name, run, _read_curves(folder / name / "metrics.jsonl"))
