@@ -208,6 +208,7 @@ def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch:
     resume, started = tmp_path / "resume", tmp_path / "started"
 
     def parent() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the parent may leave
         in_child(lambda: train(Fit(), resume, lambda *_: started.touch()))
         wait_for(started.exists)
         os.kill(os.getpid(), signal.SIGKILL)
