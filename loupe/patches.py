@@ -1,7 +1,8 @@
 """Training patches: squares of a view's low-resolution pixels with their rays, and the same squares at full resolution.
 
 The views are cut into a fixed raster whose squares end at the picture's edge, so that every pixel is as likely as any
-other; each square comes once an epoch, in a new order every time (Wang et al., "4K-NeRF", 2022, section 4).
+other; each square comes once an epoch, in a new order every time (Wang et al., "4K-NeRF", 2022, section 4). A rest too
+narrow for the networks that judge a patch belongs to the square before it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_NARROWEST = 8  # low-resolution pixels
+
+
 class Patch(NamedTuple):
     """A patch of h x w low-resolution pixels: its rays, row by row, and what the photo shows there, in [0, 1]."""
 
@@ -37,9 +41,9 @@ class TrainingPatches:
         self._low, self._full = ([tiles.image(name, level) for name in scene.train] for level in ("low", "full"))
         self._cameras = Cameras.stack(scene.cameras(scene.train, "low"))
         self.windows = [
-            (view, x, y, min(side, picture.shape[1] - x), min(side, picture.shape[0] - y))
+            (view, x, y, width, height)
             for view, picture in enumerate(self._low)
-            for y, x in product(range(0, picture.shape[0], side), range(0, picture.shape[1], side))
+            for (y, height), (x, width) in product(*(_stretches(extent, side) for extent in picture.shape[:2]))
         ]
 
     def draw(self, step: int, count: int, seed: int, device: torch.device | str) -> list[Patch]:
@@ -66,3 +70,11 @@ class TrainingPatches:
         )
         low, full = (torch.tensor(pixels).to(device).movedim(-1, 0).float() / 255 for pixels in pictures)
         return Patch(Rays(*(part.to(device) for part in rays)), low, full)
+
+
+def _stretches(extent: int, side: int) -> list[tuple[int, int]]:
+    """Start and length of the parts of a picture's side."""
+    starts = list(range(0, extent, side))
+    if len(starts) > 1 and extent - starts[-1] < _NARROWEST:
+        starts.pop()
+    return [(start, end - start) for start, end in zip(starts, [*starts[1:], extent], strict=True)]

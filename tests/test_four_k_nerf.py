@@ -92,6 +92,17 @@ def test_every_term_reaches_whom_it_concerns(joint: Any) -> None:
         assert gradient(terms["discriminator"][name], decoder) == 0
 
 
+def test_patches_of_several_sizes_count_alike(joint: Any) -> None:
+    method = joint(patches=6)
+    segment = method.segments()[0]
+    batch = method.batch(segment, 0, torch.Generator())
+    assert len({patch.low.shape for patch in batch}) > 1
+    together = method.losses(batch, segment)["generator"]
+    alone = [method.losses([patch], segment)["generator"] for patch in batch]
+    mean = torch.stack([one["colour"] for one in alone]).mean()
+    torch.testing.assert_close(together["colour"], mean)
+
+
 def test_without_adversarial_there_is_no_discriminator(joint: Any) -> None:
     method = joint(weights=only())
     assert losses_of(method).keys() == {"generator"}

@@ -12,7 +12,7 @@ from loupe.patches import TrainingPatches
 from loupe.rays import camera_rays
 
 
-@pytest.mark.parametrize("side", [8, 13, 64])
+@pytest.mark.parametrize("side", [8, 13, 15, 64])
 def test_an_epoch_shows_every_pixel_once(room: Setting, side: int) -> None:
     assert room.tiles is not None
     patches = TrainingPatches(room.scene, room.tiles, side)
@@ -23,6 +23,7 @@ def test_an_epoch_shows_every_pixel_once(room: Setting, side: int) -> None:
         view, x, y, width, height = patches.windows[index]
         seen.update((view, column, row) for column in range(x, x + width) for row in range(y, y + height))
     assert set(seen.values()) == {1}
+    assert all(min(width, height) >= 8 for *_, width, height in patches.windows)
     assert len(seen) == len(room.scene.train) * 40 * 32
 
 

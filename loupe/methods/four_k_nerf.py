@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Condition = Literal["depth", "direction"]
+Pair = tuple["Tensor", "Tensor"]  # what was made and what is true
 _CHANNELS: Mapping[Condition, int] = {"depth": 1, "direction": 3}
 _MEMORY_SHARE = 8  # of the memory there is, what rendering a picture may take
 _MOST_MEMORY = 4 << 30
@@ -191,12 +192,12 @@ class FourKNerf:
         rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch), strict=True)))
         hits = self.field.hits(rays)
         colour, seen = composite_hits(self.field, hits, rays.directions, self._backdrop, self.reduce)
-        maps = torch.split(torch.cat([colour, seen, rays.directions], -1), [patch.low[0].numel() for patch in batch])
-        pairs = [(self._decode(one, patch), patch.full[None]) for one, patch in zip(maps, batch, strict=True)]
+        rows = torch.cat([colour, seen, rays.directions], -1)
+        pairs = [(self._decode(maps), photos) for maps, photos in _by_size(rows, batch)]
         low = torch.cat([patch.low.flatten(1).T for patch in batch])
         terms = self._field_terms(hits, colour, low, rays)
         terms |= self._picture_terms(pairs)
-        self._psnr = -10 * torch.stack([(made - true).detach().square().mean() for made, true in pairs]).mean().log10()
+        self._psnr = -10 * _mean(pairs, lambda made, true: (made - true).detach().square().mean()).log10()
         return {"generator": terms} | self._discriminator_terms(pairs)
 
     def after_step(self, segment: Segment, step: int) -> bool:
@@ -247,10 +248,9 @@ class FourKNerf:
         every = {"reduce": self.reduce, "decoder": self.decoder, "discriminator": self.discriminator}
         return {name: network for name, network in every.items() if network is not None}
 
-    def _decode(self, maps: Float[Tensor, "n c"], patch: Patch) -> Float[Tensor, "1 3 rh rw"]:
-        """The picture of a patch from its rays' colour, depth, features and direction."""
-        whole = maps.T.reshape(1, -1, *patch.low.shape[1:])
-        colour, depth, features, directions = torch.split(whole, [3, 1, self._config.features, 3], 1)
+    def _decode(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 rh rw"]:
+        """The pictures of patches from their rays' colour, depth, features and direction."""
+        colour, depth, features, directions = torch.split(maps, [3, 1, self._config.features, 3], 1)
         with self._autocast():
             condition = self._condition(depth.detach(), directions)
             picture: Tensor = self.decoder(features if self.reduce else colour, condition, colour)
@@ -283,55 +283,68 @@ class FourKNerf:
             terms["distortion"] = weights.distortion * spread
         return terms
 
-    def _picture_terms(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def _picture_terms(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         weights = self._config.weights
-        terms = {"colour": weights.colour * _mean([(made - true).abs().mean() for made, true in pairs])}
-        if self._vgg:
-            compared = [_compare(self._vgg, made, true, self._config.difference) for made, true in pairs]
-            for index, (name, weight) in enumerate((("perceptual", weights.perceptual), ("style", weights.style))):
-                if weight:
-                    terms[name] = weight * _mean([one[index] for one in compared])
+        terms = {"colour": weights.colour * _mean(pairs, lambda made, true: (made - true).abs().mean())}
+        if weights.perceptual:
+            terms["perceptual"] = weights.perceptual * _mean(pairs, self._perceptual)
+        if weights.style:
+            terms["style"] = weights.style * _mean(pairs, self._style)
         if self.discriminator:
-            with self._autocast():
-                told = [self.discriminator(_whole_strides(made)).float() for made, _ in pairs]
-            terms["adversarial"] = weights.adversarial * _mean(
-                [cross_entropy(one, torch.ones_like(one)) for one in told]
-            )
+            terms["adversarial"] = weights.adversarial * _mean(pairs, lambda made, _: self._judged(made, 1.0))
         return terms
 
-    def _discriminator_terms(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    def _discriminator_terms(self, pairs: Sequence[Pair]) -> dict[str, dict[str, Tensor]]:
         if not self.discriminator:
             return {}
+        real = _mean(pairs, lambda _, true: self._judged(true, 1.0))
+        fake = _mean(pairs, lambda made, _: self._judged(made.detach(), 0.0))
+        return {"discriminator": {"real": real, "fake": fake}}
+
+    def _judged(self, pictures: Tensor, target: float) -> Tensor:
+        """The cross entropy of the discriminator's opinion with `target`: 1 for a photo, 0 for a picture."""
+        assert self.discriminator is not None
+        # Less the last rows and columns that the discriminator could not take.
+        height, width = (side // STRIDE * STRIDE for side in pictures.shape[2:])
         with self._autocast():
-            real = [self.discriminator(_whole_strides(true)).float() for _, true in pairs]
-            fake = [self.discriminator(_whole_strides(made.detach())).float() for made, _ in pairs]
-        return {
-            "discriminator": {
-                "real": _mean([cross_entropy(one, torch.ones_like(one)) for one in real]),
-                "fake": _mean([cross_entropy(one, torch.zeros_like(one)) for one in fake]),
-            }
-        }
+            logits = self.discriminator(pictures[:, :, :height, :width])
+        return cross_entropy(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
+
+    def _perceptual(self, made: Tensor, true: Tensor) -> Tensor:
+        """How far the features of VGG19 are apart (equation 9), summed over its layers."""
+        apart = [_apart(a, b, self._config.difference) for a, b in self._seen(made, true)]
+        return torch.stack(apart).sum()
+
+    def _style(self, made: Tensor, true: Tensor) -> Tensor:
+        """The same of the features' Gram matrices, absolute."""
+        return torch.stack([_apart(_gram(a), _gram(b), "absolute") for a, b in self._seen(made, true)]).sum()
+
+    def _seen(self, made: Tensor, true: Tensor) -> list[Pair]:
+        assert self._vgg is not None
+        with torch.no_grad():
+            wanted = self._vgg(true)
+        return list(zip(self._vgg(made), wanted, strict=True))
 
 
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
+def _by_size(rows: Float[Tensor, "n c"], batch: Sequence[Patch]) -> list[Pair]:
+    """The rays' rows as maps (b, c, h, w) and the photos (b, 3, rh, rw), patches of one size together."""
+    maps = torch.split(rows, [patch.low[0].numel() for patch in batch])
+    sizes = list(dict.fromkeys(patch.low.shape[1:] for patch in batch))
+    groups = [[index for index, patch in enumerate(batch) if patch.low.shape[1:] == size] for size in sizes]
+    return [
+        (
+            torch.stack([maps[index].T.reshape(-1, *size) for index in group]),
+            torch.stack([batch[index].full for index in group]),
+        )
+        for size, group in zip(sizes, groups, strict=True)
+    ]
 
 
-def _whole_strides(picture: Tensor) -> Tensor:
-    """Less the last rows and columns that the discriminator could not take."""
-    height, width = (side // STRIDE * STRIDE for side in picture.shape[2:])
-    return picture[:, :, :height, :width]
-
-
-def _compare(vgg: nn.Module, made: Tensor, true: Tensor, difference: str) -> tuple[Tensor, Tensor]:
-    """How far two pictures' features are apart, and the Gram matrices of their features."""
-    with torch.no_grad():
-        wanted = vgg(true)
-    pairs = list(zip(vgg(made), wanted, strict=True))
-    apart = [_apart(a, b, difference) for a, b in pairs]
-    return sum(apart[1:], apart[0]), sum(
-        ((_gram(a) - _gram(b)).abs().mean() for a, b in pairs), torch.zeros(()).to(made)
-    )
+def _mean(pairs: Sequence[Pair], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A term's mean over all patches."""
+    counts = [len(made) for made, _ in pairs]
+    values = [count * term(*pair) for count, pair in zip(counts, pairs, strict=True)]
+    return torch.stack(values).sum() / sum(counts)
 
 
 def _apart(made: Tensor, true: Tensor, difference: str) -> Tensor:
