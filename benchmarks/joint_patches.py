@@ -37,9 +37,7 @@ def train(method: FourKNerf, steps: range) -> None:
         for name, optimizer in optimizers.items():
             parameters = [part for group in optimizer.param_groups for part in group["params"]]
             total = torch.stack(list(losses[name].values())).sum()
-            gradients = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+            total.backward(inputs=parameters, retain_graph=True)
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
