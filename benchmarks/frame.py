@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.encoder_rays import ball
 from loupe.camera import Camera
+from loupe.field_views import render_field, render_maps
 from loupe.method import Window
 from loupe.methods.four_k_nerf import render_memory
 from loupe.nets.upsampler import Upsampler, UpsamplerConfig
-from loupe.voxel_fit import render_field, render_maps
 
 WIDTH, HEIGHT, RATIO, STRIPS = 4032, 3024, 4, 8
 DECODERS = {

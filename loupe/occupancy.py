@@ -81,17 +81,6 @@ class Occupancy:
         pooled = torch.nn.functional.max_pool3d(grown, 2 * voxels + 1, stride=1, padding=voxels)
         return Occupancy(pooled[0, 0] > 0)
 
-    def resampled(self, shape: Sequence[int]) -> Occupancy:
-        """The same over a grid of another shape; a voxel that touches an occupied one is occupied."""
-        grid = self.grid
-        for axis, count in enumerate(shape):
-            had = grid.shape[axis]
-            edge = torch.arange(count + 1) * had
-            start, end = edge[:-1] // count, -(-edge[1:] // count)
-            sums = torch.nn.functional.pad(grid.movedim(axis, 0).long().cumsum(0), (0, 0, 0, 0, 1, 0))
-            grid = (sums[end] > sums[start]).movedim(0, axis)
-        return Occupancy(grid.contiguous())
-
     def save(self, path: Path) -> None:
         """Write as safetensors, eight voxels a byte."""
         bits = torch.from_numpy(np.packbits(self.grid.cpu().numpy()))

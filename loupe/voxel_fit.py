@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from loupe import losses, volume
 from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
+from loupe.field_views import RayPenalties, ray_terms, render_field
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField, cell_edge, lattice_shape
 from loupe.fields.voxel import Shape, dilate, overlap, total_variation
 from loupe.method import Picture, Recipe, Segment, Setting, Window
 from loupe.pixels import PixelBatch, TrainingPixels
-from loupe.rays import Cameras
 from loupe.scene import Level
 from loupe.space import Space
 
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 _SOLID = 1e-3  # the coarse grid's opacity from which on a node counts (DVGO's bbox_thres)
 _WIDEN = 1.05  # the fine box, as a multiple of what is solid (DVGO's world_bound_scale)
 _SEEN_ENOUGH = 3  # training views that must see a coarse cell
-_NOTHING = 1e-3  # the opacity from which on a pixel has a depth
-_INVISIBLE = 1 / 512  # half a level of 8 bits: what a sample must weigh in a picture
-_CHUNK = 1 << 14  # rays rendered at a time
 _TV_PARTS = 16  # total variation looks at one part of the rows a step
 
 
@@ -51,12 +47,11 @@ class Stage(Config):
     planes: int | None = Field(default=None, ge=2)
 
 
-class Penalties(Config):
-    """Weights of the loss terms beside the colour's own, and until which step total variation is wanted."""
+class Penalties(RayPenalties):
+    """Weights of the loss terms beside the colour's own: those of the rays, and total variation."""
 
     entropy: float = Field(default=0.001, ge=0)
     point_colour: float = Field(default=0.01, ge=0)
-    distortion: float = Field(default=0.0, ge=0)
     tv_density: float = Field(default=0.0, ge=0)
     tv_feature: float = Field(default=0.0, ge=0)
 
@@ -202,14 +197,7 @@ class VoxelFit:
         colours = self.field.colours(hits, rays.directions)
         rendered = volume.composite(hits.weight, colours, hits.ray, count) + hits.left[:, None] * batch.noise
         wanted = self._penalties
-        terms = {"colour": losses.colour(rendered, photo)}
-        if wanted.entropy:
-            terms["entropy"] = wanted.entropy * losses.background_entropy(hits.left)
-        if wanted.point_colour:
-            terms["point_colour"] = wanted.point_colour * losses.point_colour(hits.weight, colours, photo, hits.ray)
-        if wanted.distortion:
-            t, width = hits.t / self.field.extent, self.field.stride / self.field.extent
-            terms["distortion"] = wanted.distortion * volume.distortion(hits.weight, t, width, hits.ray, count)
+        terms = {"colour": losses.colour(rendered, photo)} | ray_terms(self.field, hits, colours, photo, wanted)
         if wanted.tv_density or wanted.tv_feature:
             terms["variation"] = self._variation(batch)
         self._note(hits, terms["colour"])
@@ -357,58 +345,6 @@ class VoxelFit:
             "asked": hits.asked / count,
             "skipped": 1 - hits.asked / hits.steps.clamp(min=1),
         }
-
-
-def render_field(
-    field: RadianceField, camera: Camera, backdrop: Float[Tensor, " 3"], window: Window | None = None
-) -> Picture:
-    """A field seen by `camera`, in bounded memory. Depth is that of the weights' mean; 0 where there is nothing."""
-    whole = render_maps(field, camera, backdrop, window)
-    return Picture(whole[..., :3], whole[..., 3], whole[..., 4])
-
-
-@torch.no_grad()
-def render_maps(
-    field: RadianceField,
-    camera: Camera,
-    backdrop: Float[Tensor, " 3"],
-    window: Window | None = None,
-    reduce: nn.Linear | None = None,
-) -> Float[Tensor, "h w c"]:
-    """What `camera` sees of a field, for each pixel: colour (3), z-depth, opacity, the weighted sum of t (as a share of
-    the box's extent), and with `reduce` that of the features (see `RadianceField.shade`)."""
-    part = window or Window(0, 0, camera.width, camera.height)
-    device = backdrop.device
-    cameras = Cameras.stack([camera], device)
-    forward = torch.tensor(camera.forward, dtype=torch.float32, device=device)
-    pieces = []
-    for pixel in torch.split(torch.arange(part.width * part.height, device=device), _CHUNK):
-        rays = cameras.rays(torch.zeros_like(pixel), part.x + pixel % part.width, part.y + pixel // part.width)
-        hits = field.hits(rays, max(field.config.cull, _INVISIBLE))
-        colour, seen = composite_hits(field, hits, rays.directions, backdrop, reduce)
-        opacity = 1 - hits.left
-        distance = field.space.distance(rays, seen[:, 0] * field.extent / opacity.clamp(min=1e-6))
-        depth = torch.where(opacity > _NOTHING, distance * (rays.directions @ forward), 0)
-        pieces.append(torch.cat([colour.clamp(0, 1), depth[:, None], opacity[:, None], seen], -1))
-    return torch.cat(pieces).view(part.height, part.width, -1)
-
-
-def composite_hits(
-    field: RadianceField,
-    hits: Hits,
-    directions: Float[Tensor, "n 3"],
-    backdrop: Float[Tensor, " 3"],
-    reduce: nn.Linear | None = None,
-) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n c"]]:
-    """Of each ray: its colour over the backdrop; and the weighted sum of t, as a share of the box's extent, followed
-    by that of the features if `reduce` makes any."""
-    if reduce:
-        colours, features = field.shade(hits, directions, reduce)
-    else:
-        colours, features = field.colours(hits, directions), hits.features[:, :0]
-    values = torch.cat([colours, hits.t[:, None] / field.extent, features], -1)
-    seen = volume.composite(hits.weight, values, hits.ray, len(hits.left))
-    return seen[:, :3] + hits.left[:, None] * backdrop, seen[:, 3:]
 
 
 def _cells(shape: Shape) -> Shape:

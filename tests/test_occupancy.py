@@ -245,21 +245,6 @@ def test_dilation_against_a_loop() -> None:
     assert torch.equal(occupancy.dilated(2).grid, expected)
 
 
-@pytest.mark.parametrize("shape", [(6, 9, 11), (3, 3, 3), (13, 20, 25), (1, 1, 1), (7, 8, 12)])
-def test_resampling_keeps_every_place_that_was_occupied(shape: tuple[int, int, int]) -> None:
-    occupancy = random_occupancy()
-    other = occupancy.resampled(shape)
-    assert tuple(other.grid.shape) == shape
-    expected = torch.zeros(shape, dtype=torch.bool)
-    for index in np.ndindex(*shape):
-        ranges = [
-            slice(k * had // count, -(-(k + 1) * had // count))
-            for k, count, had in zip(index, shape, (6, 9, 11), strict=True)
-        ]
-        expected[index] = bool(occupancy.grid[ranges[0], ranges[1], ranges[2]].any())
-    assert torch.equal(other.grid, expected)
-
-
 def test_broken_files_are_input_errors(tmp_path: Path) -> None:
     path = tmp_path / "occupancy.safetensors"
     with pytest.raises(InputError, match="run carve_space first"):

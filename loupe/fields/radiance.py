@@ -175,8 +175,7 @@ class RadianceField:
         self, hits: Hits, directions: Float[Tensor, "n 3"], reduce: nn.Linear
     ) -> tuple[Float[Tensor, "m 3"], Float[Tensor, "m c"]]:
         """The colour of each sample, and what `reduce` makes of the network's last hidden layer."""
-        if self.shading is None:
-            raise InputError("recipe: a field without a network (hidden: 0) has no features to hand on")
+        assert self.shading is not None, "a field without a network has no hidden layer"
         both = self.shading(hits.features, directions, hits.ray, reduce)
         return torch.sigmoid(both[:, :3]), both[:, 3:]
 

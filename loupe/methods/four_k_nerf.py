@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import interpolate
 
-from loupe import losses, volume
 from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
+from loupe.field_views import Composite, RayPenalties, composite_hits, ray_terms, render_maps
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField
 from loupe.method import Method, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.discriminator import STRIDE, Discriminator
@@ -32,7 +32,7 @@ from loupe.nets.perceptual import load_vgg19
 from loupe.nets.upsampler import Upsampler, UpsamplerConfig
 from loupe.patches import Patch, TrainingPatches
 from loupe.rays import Cameras, Rays
-from loupe.voxel_fit import VoxelFit, composite_hits, encoder_part, render_maps
+from loupe.voxel_fit import VoxelFit, encoder_part
 from loupe.weights import VGG19, find_weights
 
 if TYPE_CHECKING:
@@ -47,13 +47,12 @@ _MOST_MEMORY = 4 << 30
 _WEIGHTS = Path("weights")
 
 
-class Weights(Config):
-    """Weights of the loss terms: equation 11's four, and what the published code adds.
+class Weights(RayPenalties):
+    """Weights of the loss terms: equation 11's four, and what the published code adds, the field's own among it.
 
     Attributes:
         colour, adversarial, perceptual, low: lambda_h, lambda_a, lambda_p, lambda_l.
         style: of the features' Gram matrices.
-        entropy, point_colour, distortion: of the field's own terms (see `loupe.voxel_fit.Penalties`).
     """
 
     colour: float = Field(default=1.0, gt=0)
@@ -61,9 +60,6 @@ class Weights(Config):
     perceptual: float = Field(default=0.5, ge=0)
     low: float = Field(default=1.0, ge=0)
     style: float = Field(default=0.0, ge=0)
-    entropy: float = Field(default=0.0, ge=0)
-    point_colour: float = Field(default=0.0, ge=0)
-    distortion: float = Field(default=0.0, ge=0)
 
 
 class Rates(Config):
@@ -191,11 +187,11 @@ class FourKNerf:
         """Equation 11 for field and decoder; for the discriminator the cross entropy on photos and pictures."""
         rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch), strict=True)))
         hits = self.field.hits(rays)
-        colour, seen = composite_hits(self.field, hits, rays.directions, self._backdrop, self.reduce)
-        rows = torch.cat([colour, seen, rays.directions], -1)
+        made = composite_hits(self.field, hits, rays.directions, self._backdrop, self.reduce)
+        rows = torch.cat([made.colour, made.seen, rays.directions], -1)
         pairs = [(self._decode(maps), photos) for maps, photos in _by_size(rows, batch)]
         low = torch.cat([patch.low.flatten(1).T for patch in batch])
-        terms = self._field_terms(hits, colour, low, rays)
+        terms = self._field_terms(hits, made, low)
         terms |= self._picture_terms(pairs)
         self._psnr = -10 * _mean(pairs, lambda made, true: (made - true).detach().square().mean()).log10()
         return {"generator": terms} | self._discriminator_terms(pairs)
@@ -265,23 +261,13 @@ class FourKNerf:
         kind = torch.device(self._setting.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self._config.precision == "bfloat16")
 
-    def _field_terms(self, hits: Hits, colour: Tensor, low: Tensor, rays: Rays) -> dict[str, Tensor]:
+    def _field_terms(self, hits: Hits, made: Composite, low: Tensor) -> dict[str, Tensor]:
         """What is asked of the field itself; nothing where it is not trained."""
-        weights, terms = self._config.weights, {}
+        weights = self._config.weights
         if not self._config.train_encoder:
             return {}
-        if weights.low:
-            terms["low"] = weights.low * _apart(colour, low, self._config.difference)
-        if weights.entropy:
-            terms["entropy"] = weights.entropy * losses.background_entropy(hits.left)
-        if weights.point_colour:
-            colours = self.field.colours(hits, rays.directions)
-            terms["point_colour"] = weights.point_colour * losses.point_colour(hits.weight, colours, low, hits.ray)
-        if weights.distortion:
-            t, width = hits.t / self.field.extent, self.field.stride / self.field.extent
-            spread = volume.distortion(hits.weight, t, width, hits.ray, len(hits.left))
-            terms["distortion"] = weights.distortion * spread
-        return terms
+        terms = {"low": weights.low * _apart(made.colour, low, self._config.difference)} if weights.low else {}
+        return terms | ray_terms(self.field, hits, made.samples, low, weights)
 
     def _picture_terms(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         weights = self._config.weights

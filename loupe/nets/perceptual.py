@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _LAYERS = (16, 25, 34)  # conv3_4, conv4_4, conv5_4 among torchvision's `features`
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
-SMALLEST = 16  # the side below which the fifth group sees nothing
 
 
 class Vgg19Features(nn.Module):
