@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loupe.tiles import Tiles
 
 Phase = Literal["encoder", "joint"]
+DECODER = "decoder."  # what the names of a decoder's part of a state begin with
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,11 @@ class Method(Trainee, Protocol):
     """
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
-        """Begin the joint phase with the final `state()` of the encoder phase."""
+        """Begin the joint phase with the final `state()` of the encoder phase.
+
+        It may hold a decoder of another trial as well, under names with the prefix `DECODER` as in `state()`. Raises
+        `InputError` for one that does not fit.
+        """
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera` at `time` (0 to 1; ignored by static methods), or of its `window` alone."""

@@ -17,8 +17,18 @@ class EncoderEntry(Config):
     recipe: str
 
 
+class GraftEntry(Config):
+    """An entry of `grafts`: the encoder of a recipe on a capture beside the decoder of another trial, `init_from`
+    (capture/recipe). Trials name it as their encoder by `name`."""
+
+    capture: str
+    name: str
+    encoder: str
+    init_from: str
+
+
 class TrialEntry(Config):
-    """An entry of `trials`: a recipe on a capture; `encoder` is the recipe whose encoder it begins with."""
+    """An entry of `trials`: a recipe on a capture; `encoder` is the recipe whose encoder it begins with, or a graft."""
 
     capture: str
     recipe: str
@@ -37,6 +47,7 @@ class Pipeline(Config):
 
     captures: list[str] = Field(default_factory=list)
     encoders: dict[str, EncoderEntry] = Field(default_factory=dict)
+    grafts: dict[str, GraftEntry] = Field(default_factory=dict)
     trials: dict[str, TrialEntry] = Field(default_factory=dict)
     codebooks: dict[str, CodebookEntry] = Field(default_factory=dict)
     score: object = None
@@ -52,6 +63,12 @@ def read_pipeline(path: Path) -> Pipeline:
         for encoder in pipeline.encoders.values():
             check_name(encoder.capture, "capture")
             check_name(encoder.recipe, "recipe")
+        for graft in pipeline.grafts.values():
+            check_name(graft.capture, "capture")
+            check_name(graft.name, "graft")
+            check_name(graft.encoder, "encoder")
+            for name in graft.init_from.split("/", 1):
+                check_name(name, "init_from")
         for trial in pipeline.trials.values():
             check_name(trial.capture, "capture")
             check_name(trial.recipe, "recipe")

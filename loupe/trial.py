@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from loupe.config import load_yaml
 from loupe.errors import InputError
 from loupe.images import Pixels, to_uint8
-from loupe.method import Method, Phase, Recipe, Setting
+from loupe.method import DECODER, Method, Phase, Recipe, Setting
 from loupe.methods import METHODS
 from loupe.metrics import psnr
 from loupe.occupancy import Occupancy
@@ -124,6 +124,17 @@ def train_phase(
         method.start_from(encoder.state)
     fit(method, seed=seed, resume=resume, configuration={"recipe": recipe.content, "inputs": inputs}, report=report)
     return Model(phase, recipe, method.state())
+
+
+def graft(encoder: Model, donor: Model) -> Model:
+    """`encoder` with the decoder of a trained trial, with which a joint phase then begins (4K-NeRF, section 5.6).
+
+    Raises `InputError` if the donor has no decoder.
+    """
+    decoder = {name: value for name, value in donor.state.items() if name.startswith(DECODER)}
+    if not decoder:
+        raise InputError(f"{donor.recipe.where}: its method {donor.recipe.method!r} has no decoder to begin with")
+    return replace(encoder, state={**encoder.state, **decoder})
 
 
 def sample(model: Model, setting: Setting, level: Level) -> tuple[Pixels, float]:

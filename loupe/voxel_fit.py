@@ -24,7 +24,7 @@ from loupe.errors import InputError
 from loupe.field_views import RayPenalties, ray_terms, render_field
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField, cell_edge, lattice_shape
 from loupe.fields.voxel import Shape, dilate, overlap, total_variation
-from loupe.method import Picture, Recipe, Segment, Setting, Window
+from loupe.method import DECODER, Picture, Recipe, Segment, Setting, Window
 from loupe.pixels import PixelBatch, TrainingPixels
 from loupe.scene import Level
 from loupe.space import Space
@@ -162,6 +162,8 @@ class VoxelFit:
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
         """Take over the field of an earlier phase, at this phase's first resolution."""
+        if any(name.startswith(DECODER) for name in encoder):
+            raise InputError("voxel_grid has no decoder; the trial's encoder in configs/pipeline.yaml must be no graft")
         self.field = self._field_from(encoder, self._field_config)
         self._grow(0)
 

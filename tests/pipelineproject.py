@@ -1,4 +1,4 @@
-"""The ten real steps in a project of their own: the repository's `steps/` and `dvc.yaml` over `tests/pipeline/`.
+"""The real steps in a project of their own: the repository's `steps/` and `dvc.yaml` over `tests/pipeline/`.
 
 A capture of nine of the demo's photos, and everything at toy size, so that one processor core goes from photos to
 report in under a minute. Nothing is random, and no GPU is used.
@@ -32,10 +32,10 @@ class Pipeline(Project):
 
     @property
     def stages(self) -> dict[str, dict]:
-        """What DVC recorded of each stage, in the order in which the steps stand in `dvc.yaml`."""
+        """What DVC recorded of each stage, in the order of `dvc.yaml`, then of their names."""
         order = list(yaml.safe_load(self.path("dvc.yaml").read_text())["stages"])
         recorded = yaml.safe_load(self.path("dvc.lock").read_text())["stages"]
-        return dict(sorted(recorded.items(), key=lambda pair: order.index(step_of(pair[0]))))
+        return dict(sorted(recorded.items(), key=lambda pair: (order.index(step_of(pair[0])), pair[0])))
 
     def product(self, stage: str) -> Path:
         """The folder of the stage's product."""

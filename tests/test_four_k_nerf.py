@@ -240,6 +240,25 @@ def test_a_condition_stands_once(joint: Any) -> None:
         joint(conditions=["depth", "depth"])
 
 
+def test_a_decoder_to_begin_with(joint: Any, encoder: dict[str, torch.Tensor]) -> None:
+    donor, fresh = joint(weights=only()), joint(weights=only())
+    with torch.no_grad():
+        donor.decoder.head.colour.weight.normal_()
+        donor.reduce.weight.normal_()
+    decoder = {name: value for name, value in donor.state().items() if name.startswith("decoder.")}
+    own = fresh.state()["reduce.weight"].clone()
+    fresh.start_from({**encoder, **decoder})
+    for name, value in decoder.items():
+        assert torch.equal(fresh.state()[name], value)
+    assert torch.equal(fresh.state()["reduce.weight"], own)  # what a field's features mean is its own affair
+
+
+def test_a_decoder_of_another_kind_is_refused(joint: Any, encoder: dict[str, torch.Tensor]) -> None:
+    donor = joint(weights=only(), decoder=DECODER | {"width": 16})
+    with pytest.raises(InputError, match=r"joint\.decoder is not of the kind.*size mismatch for"):
+        joint(weights=only()).start_from({**encoder, **donor.state()})
+
+
 def test_a_field_without_a_network_has_no_features(room: Setting) -> None:
     part = {"field": {"channels": 3, "hidden": 0}, "fit": FIT}
     content = recipe().content | {"encoder": {"bounded": part, "forward": part}}

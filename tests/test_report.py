@@ -113,6 +113,29 @@ class _Page(html.parser.HTMLParser):
             self.rows[-1][-1] += data
 
 
+def write_film(folder: Path, error: float | None) -> None:
+    folder.mkdir(parents=True)
+    (folder / "renders.json").write_text(json.dumps({"film": "path.mp4", "warping_error": error}))
+    write_image(folder / "slice.png", np.zeros((8, 4, 3), np.uint8))
+
+
+def test_a_film_is_shown_with_its_slice_and_its_error(tree: Path) -> None:
+    assert "Steadiness" not in report(tree)
+    write_film(tree / "trials/shelf/good/renders", 2.345)
+    write_film(tree / "trials/shelf/poor/renders", None)  # its frames show nothing in common
+    page = report(tree)
+    assert page.count("data:image/png;base64,") == 1
+    assert 'alt="slice of the film of good"><figcaption>good<br>warping error 2.35</figcaption>' in page
+
+
+def test_the_logs_of_a_graft_are_those_of_its_encoder(tree: Path) -> None:
+    grafts = "grafts: {shelf.again: {capture: shelf, name: again, encoder: good, init_from: shelf/poor}}\n"
+    config = tree / "pipeline.yaml"
+    config.write_text(grafts + config.read_text().replace("encoder: poor", "encoder: again"))
+    good, poor = read_trials(read_pipeline(config), tree / "trials")[:2]
+    assert poor.logs["fit_encoder"] == good.logs["fit_encoder"]
+
+
 def test_the_table_holds_the_means_the_baselines_and_the_reasons(tree: Path) -> None:
     text = report(tree)
     rows = _Page(text).rows
@@ -131,7 +154,7 @@ def test_what_is_missing_is_named(tree: Path) -> None:
     assert "<strong>untrained</strong> has not been trained yet" in text
     assert said == ["shelf.late has no scores yet", "codebook untrained has not been trained yet"]
     (tree / "trials" / "shelf" / "good" / "scores" / "pictures" / "true.jpg").unlink()
-    with pytest.raises(InputError, match=r"true\.jpg: cannot be read; run score_renders again"):
+    with pytest.raises(InputError, match=r"true\.jpg: cannot be read; run the step"):
         report(tree)
 
 

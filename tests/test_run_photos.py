@@ -18,6 +18,7 @@ encoders:
   demo.voxel_grid: {capture: demo, recipe: voxel_grid}
 trials:
   demo.voxel_grid: {capture: demo, recipe: voxel_grid, encoder: voxel_grid}
+grafts: {}
 codebooks: {}
 score: {}
 """

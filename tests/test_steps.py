@@ -1,4 +1,4 @@
-"""The ten step scripts, run by the command lines of `dvc.yaml` on a tiny capture: what they make, and how they refuse.
+"""The step scripts, run by the command lines of `dvc.yaml` on a tiny capture: what they make, and how they refuse.
 
 `pipelineproject.py` makes the project; `fingerprints.py` measures what the steps make.
 """
@@ -25,11 +25,12 @@ import torch
 import toyproject
 import yaml
 from pipelineproject import PHOTOS, Pipeline, step_of
+from safetensors.numpy import load_file
 
 from loupe.images import read_image, write_image
 from loupe.scene import Scene
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for all ten steps
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all steps
 
 STAGES = {
     "ingest_photos@tiny": "photos.json",
@@ -38,8 +39,12 @@ STAGES = {
     "carve_space@tiny": "space.json",
     "pretrain_codebook@tiny": "model.safetensors",
     "fit_encoder@tiny.small": "model.safetensors",
+    "graft_decoder@tiny.again": "model.safetensors",
+    "train_joint@tiny.decoded": "model.safetensors",
     "train_joint@tiny.small": "model.safetensors",
+    "render_views@tiny.decoded": "renders.json",
     "render_views@tiny.small": "renders.json",
+    "score_renders@tiny.decoded": "scores.json",
     "score_renders@tiny.small": "scores.json",
     "write_report": "index.html",
 }
@@ -114,6 +119,23 @@ def test_a_stage_leaves_its_product_and_its_log(project: Pipeline, stage: str) -
     assert run["peak_memory_mb"] > 10
 
 
+def test_a_graft_holds_the_encoder_and_the_other_trials_decoder(project: Pipeline) -> None:
+    encoder, donor, made = (
+        load_file(project.product(stage) / "model.safetensors")
+        for stage in ("fit_encoder@tiny.small", "train_joint@tiny.decoded", "graft_decoder@tiny.again")
+    )
+    decoder = {name for name in donor if name.startswith("decoder.")}
+    assert decoder
+    assert made.keys() == encoder.keys() | decoder
+    for name, value in made.items():
+        np.testing.assert_array_equal(value, donor[name] if name in decoder else encoder[name])
+
+
+def test_a_trial_without_a_decoder_has_none_to_give(project: Pipeline, try_step: Run) -> None:
+    done = try_step("graft_decoder", **{"encoder": f"{TRIAL}/encoder", "init-from": f"{TRIAL}/model"})
+    assert_refused(done, f"{TRIAL}/model/model.json: its method 'voxel_grid' has no decoder")
+
+
 def test_nothing_is_left_to_resume(project: Pipeline) -> None:
     assert not list(project.path("data/resume").rglob("*.safetensors"))
 
@@ -162,7 +184,8 @@ def test_test_views_leave_no_trace_in_what_is_trained(
     monkeypatch.chdir(other.root)
     test = Scene.load(project.product("estimate_poses@tiny")).test
     pipelineproject.spoil(other, "cut_tiles@tiny", list(test))
-    for stage in ("carve_space@tiny", "pretrain_codebook@tiny", "fit_encoder@tiny.small", "train_joint@tiny.small"):
+    trained = [stage for stage in STAGES if step_of(stage) in ("pretrain_codebook", "fit_encoder", "train_joint")]
+    for stage in ("carve_space@tiny", *trained):
         shutil.rmtree(other.product(stage))
         assert run(*other.command(stage)[1:]).status == 0
         for path in project.product(stage).glob("*.safetensors"):

@@ -238,6 +238,12 @@ def test_the_joint_phase_starts_where_the_encoder_ended(trained: VoxelGrid, room
     assert psnr(joint, room, "full") > psnr(trained, room, "full") - 1.5
 
 
+def test_a_graft_is_nothing_for_a_method_without_a_decoder(trained: VoxelGrid, room: Setting) -> None:
+    joint = METHODS["voxel_grid"]("joint", Recipe(recipe()), room)
+    with pytest.raises(InputError, match="voxel_grid has no decoder"):
+        joint.start_from({**trained.state(), "decoder.weight": torch.zeros(1)})
+
+
 def test_an_empty_occupancy_is_refused(room: Setting) -> None:
     empty = dataclasses.replace(room, occupancy=Occupancy(torch.zeros(8, 8, 8, dtype=torch.bool)))
     with pytest.raises(InputError, match="occupancy is empty"):

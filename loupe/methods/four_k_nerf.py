@@ -26,7 +26,7 @@ from loupe.config import Config
 from loupe.errors import InputError
 from loupe.field_views import Composite, RayPenalties, composite_hits, ray_terms, render_maps
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField
-from loupe.method import Method, Phase, Picture, Recipe, Segment, Setting, Window
+from loupe.method import DECODER, Method, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.discriminator import STRIDE, Discriminator
 from loupe.nets.perceptual import load_vgg19
 from loupe.nets.upsampler import Upsampler, UpsamplerConfig
@@ -43,7 +43,7 @@ Condition = Literal["depth", "direction"]
 Pair = tuple["Tensor", "Tensor"]  # what was made and what is true
 _CHANNELS: Mapping[Condition, int] = {"depth": 1, "direction": 3}
 _MEMORY_SHARE = 8  # of the memory there is, what rendering a picture may take
-_MOST_MEMORY = 4 << 30
+_MOST_MEMORY = 3 << 30
 _WEIGHTS = Path("weights")
 
 
@@ -149,9 +149,16 @@ class FourKNerf:
         self._psnr = torch.tensor(math.nan)
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
-        """Take over the field of the encoder phase."""
-        self._backdrop = encoder["backdrop"].to(self._setting.device)
-        self.field = RadianceField.from_state(encoder, self._setting.space, self._field_config, self._setting.device)
+        """Take over the field of the encoder phase, and the decoder of another trial if there is one."""
+        self._take_field(encoder)
+        if decoder := _part(encoder, DECODER):
+            try:
+                self.decoder.load_state_dict(decoder)
+            except RuntimeError as error:
+                *_, reason = str(error).splitlines()
+                raise InputError(
+                    f"joint.decoder is not of the kind of the decoder to begin with: {reason.strip()}"
+                ) from None
 
     def segments(self) -> Sequence[Segment]:
         """One."""
@@ -192,9 +199,10 @@ class FourKNerf:
         pairs = [(self._decode(maps), photos) for maps, photos in _by_size(rows, batch)]
         low = torch.cat([patch.low.flatten(1).T for patch in batch])
         terms = self._field_terms(hits, made, low)
-        terms |= self._picture_terms(pairs)
-        self._psnr = -10 * _mean(pairs, lambda made, true: (made - true).detach().square().mean()).log10()
-        return {"generator": terms} | self._discriminator_terms(pairs)
+        terms |= _mean_terms(pairs, self._picture_terms)
+        self._psnr = -10 * _mean_terms(pairs, _squared_error)["error"].log10()
+        judged = {"discriminator": _mean_terms(pairs, self._discriminator_terms)} if self.discriminator else {}
+        return {"generator": terms} | judged
 
     def after_step(self, segment: Segment, step: int) -> bool:
         """Nothing changes but the parameters."""
@@ -215,12 +223,9 @@ class FourKNerf:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self.start_from(state)
+        self._take_field(state)
         for name, network in self._networks().items():
-            prefix = f"{name}."
-            network.load_state_dict(
-                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            )
+            network.load_state_dict(_part(state, f"{name}."))
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera`: field at low resolution, decoder in tiles that suit the device's memory."""
@@ -239,6 +244,10 @@ class FourKNerf:
         crop = (slice(top, top + part.height), slice(left, left + part.width))
         enlarged = interpolate(maps[:, 3:5], scale_factor=ratio, mode="bilinear", align_corners=False)[0]
         return Picture(picture[0].movedim(0, -1)[crop].clamp(0, 1), enlarged[0][crop], enlarged[1][crop])
+
+    def _take_field(self, state: Mapping[str, Tensor]) -> None:
+        self._backdrop = state["backdrop"].to(self._setting.device)
+        self.field = RadianceField.from_state(state, self._setting.space, self._field_config, self._setting.device)
 
     def _networks(self) -> dict[str, nn.Module]:
         every = {"reduce": self.reduce, "decoder": self.decoder, "discriminator": self.discriminator}
@@ -269,23 +278,17 @@ class FourKNerf:
         terms = {"low": weights.low * _apart(made.colour, low, self._config.difference)} if weights.low else {}
         return terms | ray_terms(self.field, hits, made.samples, low, weights)
 
-    def _picture_terms(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    def _picture_terms(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
         weights = self._config.weights
-        terms = {"colour": weights.colour * _mean(pairs, lambda made, true: (made - true).abs().mean())}
-        if weights.perceptual:
-            terms["perceptual"] = weights.perceptual * _mean(pairs, self._perceptual)
-        if weights.style:
-            terms["style"] = weights.style * _mean(pairs, self._style)
+        terms = {"colour": weights.colour * (made - true).abs().mean()}
+        if self._vgg:
+            terms |= self._perceived(made, true)
         if self.discriminator:
-            terms["adversarial"] = weights.adversarial * _mean(pairs, lambda made, _: self._judged(made, 1.0))
+            terms["adversarial"] = weights.adversarial * self._judged(made, 1.0)
         return terms
 
-    def _discriminator_terms(self, pairs: Sequence[Pair]) -> dict[str, dict[str, Tensor]]:
-        if not self.discriminator:
-            return {}
-        real = _mean(pairs, lambda _, true: self._judged(true, 1.0))
-        fake = _mean(pairs, lambda made, _: self._judged(made.detach(), 0.0))
-        return {"discriminator": {"real": real, "fake": fake}}
+    def _discriminator_terms(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
+        return {"real": self._judged(true, 1.0), "fake": self._judged(made.detach(), 0.0)}
 
     def _judged(self, pictures: Tensor, target: float) -> Tensor:
         """The cross entropy of the discriminator's opinion with `target`: 1 for a photo, 0 for a picture."""
@@ -296,20 +299,24 @@ class FourKNerf:
             logits = self.discriminator(pictures[:, :, :height, :width])
         return cross_entropy(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
 
-    def _perceptual(self, made: Tensor, true: Tensor) -> Tensor:
-        """How far the features of VGG19 are apart (equation 9), summed over its layers."""
-        apart = [_apart(a, b, self._config.difference) for a, b in self._seen(made, true)]
-        return torch.stack(apart).sum()
-
-    def _style(self, made: Tensor, true: Tensor) -> Tensor:
-        """The same of the features' Gram matrices, absolute."""
-        return torch.stack([_apart(_gram(a), _gram(b), "absolute") for a, b in self._seen(made, true)]).sum()
-
-    def _seen(self, made: Tensor, true: Tensor) -> list[Pair]:
+    def _perceived(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
+        """How far the features of VGG19 are apart (equation 9), and their Gram matrices, summed over its layers."""
         assert self._vgg is not None
         with torch.no_grad():
             wanted = self._vgg(true)
-        return list(zip(self._vgg(made), wanted, strict=True))
+        layers = list(zip(self._vgg(made), wanted, strict=True))
+        weights, terms = self._config.weights, {}
+        if weights.perceptual:
+            apart = [_apart(*layer, self._config.difference) for layer in layers]
+            terms["perceptual"] = weights.perceptual * torch.stack(apart).sum()
+        if weights.style:
+            apart = [_apart(_gram(a), _gram(b), "absolute") for a, b in layers]
+            terms["style"] = weights.style * torch.stack(apart).sum()
+        return terms
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _by_size(rows: Float[Tensor, "n c"], batch: Sequence[Patch]) -> list[Pair]:
@@ -326,11 +333,18 @@ def _by_size(rows: Float[Tensor, "n c"], batch: Sequence[Patch]) -> list[Pair]:
     ]
 
 
-def _mean(pairs: Sequence[Pair], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """A term's mean over all patches."""
-    counts = [len(made) for made, _ in pairs]
-    values = [count * term(*pair) for count, pair in zip(counts, pairs, strict=True)]
-    return torch.stack(values).sum() / sum(counts)
+def _mean_terms(pairs: Sequence[Pair], terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The terms' means over all patches."""
+    counts, values = [len(made) for made, _ in pairs], [terms(*pair) for pair in pairs]
+    total = {
+        name: torch.stack([count * value[name] for count, value in zip(counts, values, strict=True)]).sum()
+        for name in values[0]
+    }
+    return {name: value / sum(counts) for name, value in total.items()}
+
+
+def _squared_error(made: Tensor, true: Tensor) -> dict[str, Tensor]:
+    return {"error": (made - true).detach().square().mean()}
 
 
 def _apart(made: Tensor, true: Tensor, difference: str) -> Tensor:

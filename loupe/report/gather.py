@@ -24,15 +24,24 @@ class StepLog:
 
 
 @dataclass(frozen=True)
+class Film:
+    """How steady a trial's film is: see `loupe.consistency`. `warping_error` is None for a film that shows nothing."""
+
+    warping_error: float | None
+    slice: Path
+
+
+@dataclass(frozen=True)
 class Trial:
     """A recipe on a capture. `scores` is the content of its `scores.json`, empty where it has not been scored yet;
-    picture paths in it are relative to `folder`."""
+    picture paths in it are relative to `folder`. `film` is None where it has rendered none."""
 
     capture: str
     recipe: str
     folder: Path
     scores: Mapping[str, Any]
     logs: Mapping[str, StepLog]
+    film: Film | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,20 @@ class Codebook:
 
 def read_trials(pipeline: Pipeline, folder: Path) -> list[Trial]:
     """The trials that the pipeline lists, in its order. Raises `InputError` for broken files."""
-    trials = []
+    trials, fitted = [], {(graft.capture, graft.name): graft.encoder for graft in pipeline.grafts.values()}
     for entry in pipeline.trials.values():
-        capture, encoder = folder / entry.capture, entry.encoder
+        capture, encoder = folder / entry.capture, fitted.get((entry.capture, entry.encoder), entry.encoder)
         place = capture / entry.recipe
         logs = read_logs(capture / encoder / "log", ("fit_encoder",)) | read_logs(place / "log", STEPS)
         scores = _read_json(place / "scores" / "scores.json")
-        trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, logs))
+        film = _read_film(place / "renders")
+        trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, logs, film))
     return trials
+
+
+def _read_film(renders: Path) -> Film | None:
+    content = _read_json(renders / "renders.json")
+    return Film(content["warping_error"], renders / "slice.png") if content.get("film") else None
 
 
 def read_codebooks(pipeline: Pipeline, folder: Path) -> list[Codebook]:

@@ -53,7 +53,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Capture:
-    """A capture's part of the page."""
+    """A capture's part of the page; `films`: recipe, slice as a data URI, warping error as text."""
 
     name: str
     size: str
@@ -66,6 +66,7 @@ class Capture:
     charts: Sequence[Chart]
     costs: Sequence[tuple[str, StepLog]]
     nearest: str
+    films: Sequence[tuple[str, str, str]]
 
 
 def write_report(config: Path, trials: Path, codebooks: Path, out: Path, say: Callable[[str], None]) -> int:
@@ -136,6 +137,11 @@ def _capture(name: str, trials: Sequence[Trial]) -> Capture:
         charts=[chart for step in _TRAINING for chart in _training_charts(step, trials)],
         costs=[(trial.recipe, log) for trial in trials for log in trial.logs.values()],
         nearest=_nearest(scored),
+        films=[
+            (trial.recipe, _data_uri(trial.film.slice), tables.number("warping_error", trial.film.warping_error))
+            for trial in trials
+            if trial.film and trial.film.warping_error is not None
+        ],
     )
 
 
@@ -155,9 +161,10 @@ def _shot(trial: Trial, view: str) -> Shot | None:
 
 def _data_uri(path: Path) -> str:
     try:
-        return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+        kind = path.suffix.removeprefix(".").replace("jpg", "jpeg")
+        return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
     except OSError:
-        raise InputError(f"{path}: cannot be read; run score_renders again") from None
+        raise InputError(f"{path}: cannot be read; run the step that makes it again") from None
 
 
 def _nearest(scored: Sequence[Trial]) -> str:

@@ -22,7 +22,7 @@ BASELINES = {
     "bicubic_of_true_low": "true low resolution, enlarged (an oracle: it saw the test photo)",
     "photo": "the test photo itself",
 }
-_DIGITS = {"psnr": 2, "ssim": 3, "lpips_alex": 3, "lpips_vgg": 3, "niqe": 2}
+_DIGITS = {"psnr": 2, "ssim": 3, "lpips_alex": 3, "lpips_vgg": 3, "niqe": 2, "warping_error": 2}
 _HIGHER_IS_BETTER = {"psnr", "ssim"}
 
 
