@@ -62,7 +62,8 @@ class Photo:
         camera: make and model from EXIF, or "".
         sharpness: variance of the Laplacian at 512 pixels on the long side, grey levels in [0, 1]; low is blurred.
         exposure: mean grey level, 0 to 1.
-        mask: foreground mask made of the photo's alpha channel, relative as `file`, or None.
+        mask: foreground mask, from the photo's alpha channel or a file of its own, relative as `file`, or None.
+        camera_id, frame: the camera that took it, and when.
     """
 
     name: str
@@ -77,6 +78,22 @@ class Photo:
     sharpness: float
     exposure: float
     mask: str | None = None
+    camera_id: str = "0"
+    frame: int = 0
+
+
+class Shot(NamedTuple):
+    """A photo of a capture as it was taken: the view's `name`, the `file`, which camera took it when (`camera_id`,
+    `frame`; one of each in a capture of single photos), and the file of its foreground mask, if there is one."""
+
+    name: str
+    file: Path
+    camera_id: str = "0"
+    frame: int = 0
+    mask: Path | None = None
+
+    def __str__(self) -> str:
+        return self.name + self.file.suffix
 
 
 class Ingested(NamedTuple):
@@ -118,31 +135,30 @@ def find_photos(folder: Path) -> list[Path]:
     return found
 
 
-def ingest(files: Sequence[Path], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
+def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
     """Turn photos into upright 8-bit RGB pictures in `out`, which exists, one at a time, and write `photos.json`.
 
     A JPEG or PNG in which nothing has to change is copied byte for byte; anything else becomes a PNG. An alpha channel
-    becomes a mask. A photo that cannot be used is left out and named.
+    becomes a mask, unless the photo has one of its own. A photo that cannot be used is left out and named.
 
     Raises:
         InputError: two photos share a name but for case or suffix, or fewer than three are usable.
     """
-    _refuse_clashes(files)
+    _refuse_clashes(shots)
     photos, left_out, thumbnails = [], {}, []
-    for path in files:
+    for shot in shots:
         try:
-            decoded = _decode(path)
-            photo, thumbnail = _store(path, decoded, config.shrink, out)
+            photo, thumbnail = _store(shot, _with_mask(_decode(shot.file), shot.mask), config.shrink, out)
         except _Unusable as reason:
-            left_out[path.name] = str(reason)
-            say(f"{path.name} left out: {reason}")
+            left_out[str(shot)] = str(reason)
+            say(f"{shot} left out: {reason}")
             continue
         photos.append(photo)
         thumbnails.append(thumbnail)
     if len(photos) < MIN_PHOTOS:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
-        where = f"{files[0].parent}: " if files else ""
-        raise InputError(f"{where}{len(photos)} of {len(files)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+        where = f"{shots[0].file.parent}: " if shots else ""
+        raise InputError(f"{where}{len(photos)} of {len(shots)} photos are usable, need {MIN_PHOTOS} ({reasons})")
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
     (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     _name_blurred(photos, say)
@@ -169,15 +185,16 @@ def _has_magic(path: Path) -> bool:
         return _MAGIC.match(file.read(16)) is not None
 
 
-def _refuse_clashes(files: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in files:
-        if _suffix(path) in _FOREIGN:  # often beside its own JPEG, and left out anyway
+def _refuse_clashes(shots: Sequence[Shot]) -> None:
+    seen: dict[str, Shot] = {}
+    for shot in shots:
+        if _suffix(shot.file) in _FOREIGN:  # often beside its own JPEG, and left out anyway
             continue
-        key = unicodedata.normalize("NFC", path.stem).casefold()
+        key = unicodedata.normalize("NFC", shot.name).casefold()
         if key in seen:
-            raise InputError(f"{path.parent}: {seen[key].name!r} and {path.name!r} would be the same view; rename one")
-        seen[key] = path
+            both = f"{seen[key].file.name!r} and {shot.file.name!r}"
+            raise InputError(f"{shot.file.parent}: {both} would be the same view; rename one")
+        seen[key] = shot
 
 
 def _decode(path: Path) -> _Decoded:
@@ -253,27 +270,45 @@ def _camera(exif: Image.Exif) -> str:
     return " ".join("".join(c for c in " ".join(words) if c.isprintable()).split())[:80]
 
 
-def _store(path: Path, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
+def _with_mask(decoded: _Decoded, file: Path | None) -> _Decoded:
+    """With the mask of a file in the place of the alpha channel; raises `_Unusable` for one that does not fit."""
+    if file is None:
+        return decoded
+    try:
+        mask = _decode(file).pixels.max(2)
+    except FileNotFoundError:
+        raise _Unusable(f"its mask {file.name} is missing") from None
+    except _Unusable as reason:
+        raise _Unusable(f"its mask {file.name}: {reason}") from None
+    if mask.shape != decoded.pixels.shape[:2]:
+        sizes = (f"{width}x{height}" for height, width in (mask.shape, decoded.pixels.shape[:2]))
+        raise _Unusable("its mask has {} pixels, the photo {}".format(*sizes))
+    if not mask.any():
+        raise _Unusable(f"its mask {file.name} is all black: nothing of it would be seen")
+    return decoded._replace(alpha=mask)
+
+
+def _store(shot: Shot, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
     """Write the picture and its mask; returns the table's row and a thumbnail."""
     source_height, source_width = decoded.pixels.shape[:2]
     if min(source_height, source_width) < factor:
         raise _Unusable(f"{source_width}x{source_height} pixels cannot be shrunk by {factor}")
     pixels = _shrunk(decoded.pixels, factor)
     if decoded.unchanged and factor == 1:
-        file = path.stem + (".png" if _is_plain_png(path) else ".jpg")
-        shutil.copyfile(path, out / file)
+        file = shot.name + (".png" if _is_plain_png(shot.file) else ".jpg")
+        shutil.copyfile(shot.file, out / file)
     else:
-        file = path.stem + ".png"
+        file = shot.name + ".png"
         write_image(out / file, pixels)
     mask = None
     if decoded.alpha is not None:
-        mask = f"masks/{path.stem}.png"
+        mask = f"masks/{shot.name}.png"
         (out / "masks").mkdir(exist_ok=True)
         write_image(out / mask, _shrunk(decoded.alpha, factor))
     small = _fit(pixels, _THUMBNAIL)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     photo = Photo(
-        name=path.stem,
+        name=shot.name,
         file=file,
         width=pixels.shape[1],
         height=pixels.shape[0],
@@ -285,6 +320,8 @@ def _store(path: Path, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo
         sharpness=round(float(cv2.Laplacian(grey, cv2.CV_32F).var()), 6),
         exposure=round(float(grey.mean()), 4),
         mask=mask,
+        camera_id=shot.camera_id,
+        frame=shot.frame,
     )
     return photo, _fit(small, 160)
 

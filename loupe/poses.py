@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from loupe.camera import Array, Camera
+from loupe.camera import Array
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
@@ -19,11 +19,13 @@ from loupe.photos import Photo
 from loupe.scene import Points, Scene, View
 from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, triangulate
 from loupe.sources import LAYOUTS, recognise
-from loupe.undistort import Lens, undistort
+from loupe.sources.given import Given
+from loupe.undistort import undistort
 
 if TYPE_CHECKING:
     import pycolmap
 
+_EVERY = 8
 # Less distortion than this, in pixels, is not worth resampling a picture for.
 _STRAIGHT_ENOUGH = 0.1
 
@@ -35,10 +37,12 @@ class PosesConfig(SfmConfig):
 
 
 class SplitConfig(Config):
-    """Which views test: the 1st and then `every` n-th in name order, or those named in `test`. The others train, unless
-    `train` names them."""
+    """Which views test: those named in `test`, or all of the `cameras` named, or the 1st and then `every` n-th in name
+    order; where nothing is said, those of the capture's own split, or every 8th. The others train, unless `train` names
+    them."""
 
-    every: int = Field(8, ge=2)
+    every: int | None = Field(default=None, ge=2)
+    cameras: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
 
@@ -47,7 +51,7 @@ class SceneConfig(Config):
     """Section `scene` of a capture: full-resolution pixels per low-resolution pixel (`ratio`), and the `split`."""
 
     ratio: int = Field(4, ge=1, le=16)
-    split: SplitConfig = SplitConfig(every=8)
+    split: SplitConfig = SplitConfig()
 
 
 class Estimate(NamedTuple):
@@ -80,43 +84,55 @@ def estimate_scene(
     """
     folder, table = photos
     name = recognise(capture) if poses.source == "auto" else {"sfm": "photos"}.get(poses.source, poses.source)
-    give_views = LAYOUTS[name].views
-    if give_views is None:
+    give_cameras = LAYOUTS[name].cameras
+    if give_cameras is None:
         model, attempt = reconstruct(table, folder, poses, say)
-        views = _estimated_views(model, table, folder, out)
+        given = _estimated(model, table)
         source = f"pycolmap {attempt.rung}"
     else:
-        views = [_relocated(view, folder, out) for view in give_views(capture, table)]
-        cameras = {view.name: view.camera for view in views}
-        model = triangulate(cameras, table, folder, poses)
-        attempt = Attempt("given", len(views), model.num_points3D(), model.compute_mean_reprojection_error())
+        given = give_cameras(capture, table)
+        first = min(one.photo.frame for one in given)
+        model = triangulate([one for one in given if one.photo.frame == first], folder, poses)
+        attempt = Attempt("given", len(given), model.num_points3D(), model.compute_mean_reprojection_error())
         say(str(attempt))
         source = name
+    points = _points(model)
+    views = [_view(one, _seen(model, one), points.xyz.astype(np.float64), folder, out) for one in given]
     unplaced = sorted({photo.name for photo in table} - {view.name for view in views})
     if unplaced:
         say(f"{len(unplaced)} of {len(table)} photos not placed: {', '.join(unplaced)}")
-    train, test = split_views([view.name for view in views], scene.split)
-    made = Scene(out, views, _points(model), train, test, scene.ratio, source)
+    train, test = split_views(given, scene.split)
+    made = Scene(out, views, points, train, test, scene.ratio, source)
     made.save()
     return Estimate(made, unplaced, attempt)
 
 
-def split_views(names: Sequence[str], split: SplitConfig) -> tuple[list[str], list[str]]:
+def split_views(given: Sequence[Given], split: SplitConfig) -> tuple[list[str], list[str]]:
     """The names that train and the names that test, each in name order.
 
     Raises:
         InputError: fewer than two views train or none tests, a name is unknown, or one stands on both sides.
     """
-    ordered = sorted(names)
+    ordered = sorted(one.photo.name for one in given)
     if unknown := sorted((set(split.test) | set(split.train)) - set(ordered)):
         raise InputError(f"scene.split: no view is named {', '.join(unknown)}; it was left out or never was")
-    test = sorted(split.test) if split.test else ordered[:: split.every]
-    train = sorted(split.train) if split.train else [name for name in ordered if name not in test]
+    if unknown := sorted(set(split.cameras) - {one.photo.camera_id for one in given}):
+        raise InputError(f"scene.split: no camera is named {', '.join(unknown)}; it was left out or never was")
+    test = sorted(split.test) if split.test else _tests(given, ordered, split)
+    train = sorted(split.train) if split.train else [name for name in ordered if name not in set(test)]
     if both := sorted(set(test) & set(train)):
         raise InputError(f"scene.split: {', '.join(both)} would both train and test")
     if len(train) < 2 or not test:
         raise InputError(f"scene.split: {len(train)} views train and {len(test)} test, of {len(ordered)}; need 2 and 1")
     return train, test
+
+
+def _tests(given: Sequence[Given], ordered: Sequence[str], split: SplitConfig) -> list[str]:
+    """The test views of the cameras held out, or every n-th view, or those of the capture's own split."""
+    if split.cameras:
+        return sorted(one.photo.name for one in given if one.photo.camera_id in split.cameras)
+    own = sorted(one.photo.name for one in given if one.part == "test")
+    return own if own and split.every is None else list(ordered[:: split.every or _EVERY])
 
 
 def depth_bounds(depths: Array, everything: Array) -> tuple[float, float]:
@@ -131,39 +147,48 @@ def depth_bounds(depths: Array, everything: Array) -> tuple[float, float]:
     raise InputError("poses: a view has fewer than ten points in front of it; the reconstruction is broken")
 
 
-def _estimated_views(model: pycolmap.Reconstruction, photos: Sequence[Photo], folder: Path, out: Path) -> list[View]:
+def _estimated(model: pycolmap.Reconstruction, photos: Sequence[Photo]) -> list[Given]:
     by_file = {photo.file: photo for photo in photos}
-    xyz = {key: point.xyz for key, point in model.points3D.items()}
-    everything = np.array(list(xyz.values()))
-    views = []
-    for image in sorted((model.image(key) for key in model.reg_image_ids()), key=lambda image: str(image.name)):
-        photo = by_file[image.name]
-        width, height = photo.width, photo.height
-        lens = lens_of(image.camera)
+    given = []
+    for image in (model.image(key) for key in model.reg_image_ids()):
         pose = np.eye(4)
         pose[:3] = image.cam_from_world().matrix()
-        seen = np.array([xyz[point.point3D_id] for point in image.points2D if point.has_point3D()]).reshape(-1, 3)
-        near, far = depth_bounds(seen @ pose[2, :3] + pose[2, 3], everything @ pose[2, :3] + pose[2, 3])
-        straight = Camera(width, height, lens.focal, lens.focal, lens.cx, lens.cy, pose)
-        view = View(photo.name, straight, photo.file, near, far, mask=photo.mask)
-        views.append(_straightened(view, lens, folder, out))
-    return sorted(views, key=lambda view: view.name)
+        given.append(Given(by_file[image.name], lens_of(image.camera), pose))
+    return sorted(given, key=lambda one: one.photo.name)
 
 
-def _straightened(view: View, lens: Lens, folder: Path, out: Path) -> View:
+def _seen(model: pycolmap.Reconstruction, one: Given) -> Array:
+    """The model's points that the photo shows, (n, 3)."""
+    image = model.find_image_with_name(one.photo.file)
+    points = image.points2D if image else []
+    return np.array([model.point3D(at.point3D_id).xyz for at in points if at.has_point3D()]).reshape(-1, 3)
+
+
+def _view(one: Given, seen: Array, everything: Array, folder: Path, out: Path) -> View:
     """The view with its picture and mask as they stand, or resampled into `out` if the lens bends them visibly."""
+    photo, lens, pose = one.photo, one.lens, one.cam_from_world
+    try:
+        near, far = one.bounds or depth_bounds(_depths(pose, seen), _depths(pose, everything))
+        straight = lens.camera(pose)
+        plain = View(photo.name, straight, photo.file, near, far, photo.camera_id, photo.frame, photo.mask)
+    except InputError as error:
+        raise InputError(f"photo {photo.name}: {error}") from None
     if lens.displacement() <= _STRAIGHT_ENOUGH:
-        return _relocated(view, folder, out)
-    camera = replace(lens.pinhole(), cam_from_world=view.camera.cam_from_world)
+        return _relocated(plain, folder, out)
+    camera = replace(lens.pinhole(), cam_from_world=pose)
     (out / "images").mkdir(exist_ok=True)
-    image = f"images/{view.name}.png"
-    write_image(out / image, undistort(read_image(folder / view.image), lens, camera))
+    image = f"images/{photo.name}.png"
+    write_image(out / image, undistort(read_image(folder / photo.file), lens, camera))
     mask = None
-    if view.mask:
+    if photo.mask:
         (out / "masks").mkdir(exist_ok=True)
-        mask = f"masks/{view.name}.png"
-        write_image(out / mask, undistort(read_image(folder / view.mask), lens, camera))
-    return replace(view, camera=camera, image=image, mask=mask)
+        mask = f"masks/{photo.name}.png"
+        write_image(out / mask, undistort(read_image(folder / photo.mask), lens, camera))
+    return replace(plain, camera=camera, image=image, mask=mask)
+
+
+def _depths(pose: Array, points: Array) -> Array:
+    return np.asarray(points @ pose[2, :3] + pose[2, 3])
 
 
 def _relocated(view: View, folder: Path, out: Path) -> View:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,9 +16,11 @@ from loupe.align import compare_cameras
 from loupe.camera import Array, Camera
 from loupe.errors import InputError
 from loupe.images import Pixels, write_image
-from loupe.photos import IngestConfig, Photo, find_photos, ingest
+from loupe.photos import IngestConfig, Photo, ingest
 from loupe.poses import Estimate, PosesConfig, SceneConfig, SplitConfig, depth_bounds, estimate_scene, split_views
 from loupe.scene import Scene
+from loupe.sources.given import Given
+from loupe.sources.photos import shots
 from loupe.undistort import Lens
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
@@ -62,13 +65,14 @@ def true_camera(index: int, moved: float = 1.0) -> Camera:
 
 def take(folder: Path, k: float = 0.0, moved: float = 1.0, count: int = 9) -> tuple[Path, list[Photo]]:
     """Photograph the world into `folder/capture` and ingest it into `folder/photos`."""
-    lens = Lens(WIDTH, HEIGHT, FOCAL, WIDTH / 2, HEIGHT / 2, k)
+    lens = Lens(WIDTH, HEIGHT, FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, k)
     for name in ("capture", "photos"):
         (folder / name).mkdir()
     for index in range(count):
         write_image(folder / "capture" / f"p{index}.png", photograph(true_camera(index, moved), lens))
-    found = find_photos(folder / "capture")
-    return folder / "capture", ingest(found, IngestConfig(shrink=1), folder / "photos", print).photos
+    return folder / "capture", ingest(
+        shots(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print
+    ).photos
 
 
 def estimate(folder: Path, capture: Path, photos: list[Photo], out: str = "scene", **poses: object) -> Estimate:
@@ -103,7 +107,7 @@ def test_pictures_come_out_straight(bent: tuple[Path, Estimate]) -> None:
     camera = view.camera
     assert view.image == "images/p4.png"
     picture = made.scene.picture("p4").astype(float)
-    lens = Lens(WIDTH, HEIGHT, camera.fx, camera.cx, camera.cy, 0.0)
+    lens = Lens(WIDTH, HEIGHT, camera.fx, camera.fy, camera.cx, camera.cy)
     expected = photograph(true_camera(4), lens).astype(float)
     height, width = min(picture.shape[0], HEIGHT), min(picture.shape[1], WIDTH)
     straight = np.abs(picture[:height, :width] - expected[:height, :width]).mean()
@@ -137,7 +141,7 @@ def test_the_scene_on_disk_is_the_scene(bent: tuple[Path, Estimate]) -> None:
 
 def test_the_same_photos_give_the_same_bytes(bent: tuple[Path, Estimate]) -> None:
     folder = bent[0]
-    photos = ingest(find_photos(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print).photos
+    photos = ingest(shots(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print).photos
     estimate(folder, folder / "capture", photos, "again")
     for path in sorted((folder / "scene").rglob("*.*")):
         assert (folder / "again" / path.relative_to(folder / "scene")).read_bytes() == path.read_bytes(), path.name
@@ -229,6 +233,12 @@ def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
     assert sfm._has_parallax(model) is sound
 
 
+def named(names: list[str]) -> list[Given]:
+    """Cameras of photos of these names."""
+    lens = Lens(8, 6, 7.0, 7.0, 4.0, 3.0)
+    return [Given(Photo(name, f"{name}.jpg", 8, 6, 8, 6, 1, None, "", 1.0, 0.5), lens, np.eye(4)) for name in names]
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [
@@ -240,15 +250,33 @@ def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
 )
 def test_bad_splits_are_refused(split: SplitConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        split_views(["a", "b", "c"], split)
+        split_views(named(["a", "b", "c"]), split)
+
+
+NAMES = [f"{n:02d}" for n in range(20)]
 
 
 def test_splits() -> None:
-    names = [f"{n:02d}" for n in range(20)]
-    train, test = split_views(names[::-1], SplitConfig(every=8))
+    train, test = split_views(named(NAMES[::-1]), SplitConfig())
     assert test == ["00", "08", "16"]
-    assert sorted(train + test) == names
-    assert split_views(names, SplitConfig(every=8, test=("03",), train=("01", "02"))) == (["01", "02"], ["03"])
+    assert sorted(train + test) == NAMES
+    assert split_views(named(NAMES), SplitConfig(every=2)) == (NAMES[1::2], NAMES[::2])
+    assert split_views(named(NAMES), SplitConfig(test=("03",), train=("01", "02"))) == (["01", "02"], ["03"])
+
+
+def test_a_cameras_views_are_held_out_together() -> None:
+    given = [
+        one._replace(photo=replace(one.photo, camera_id=name[0])) for one, name in zip(named(NAMES), NAMES, strict=True)
+    ]
+    assert split_views(given, SplitConfig(cameras=("1",))) == (NAMES[:10], NAMES[10:])
+    with pytest.raises(InputError, match="no camera is named 7"):
+        split_views(given, SplitConfig(cameras=("1", "7")))
+
+
+def test_the_captures_own_split_stands_unless_another_is_asked_for() -> None:
+    given = [one._replace(part="test" if index < 3 else "train") for index, one in enumerate(named(NAMES))]
+    assert split_views(given, SplitConfig()) == (NAMES[3:], NAMES[:3])
+    assert split_views(given, SplitConfig(every=8))[1] == ["00", "08", "16"]
 
 
 def test_depth_bounds_have_margins_and_survive_strays() -> None:

@@ -1,6 +1,6 @@
 """The ways in which captures lie on disk: one file each, recognised by content.
 
-A layout says where the photos are and, if it comes with cameras, gives them. A new one is a file here and a line in
+A layout says which photos there are and, if it comes with cameras, gives them. A new one is a file here and a line in
 `LAYOUTS`; the first line that recognises a capture wins.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loupe.errors import InputError
-from loupe.photos import Photo
-from loupe.scene import View
+from loupe.photos import Photo, Shot
 from loupe.sources import llff, photos
+from loupe.sources.given import Given
 
 
 class Layout(NamedTuple):
@@ -21,19 +21,18 @@ class Layout(NamedTuple):
 
     Attributes:
         recognises: whether a capture has it.
-        photos: the capture's photos, in name order; raises `InputError` where there are none.
-        views: the ingested photos with the cameras that the capture gives, their picture paths still relative to the
-            folder of `photos.json`; None where cameras must be estimated.
+        shots: the capture's photos, in the order of their names; raises `InputError` where there are none.
+        cameras: the cameras that the capture gives for the ingested photos; None where they must be estimated.
     """
 
     recognises: Callable[[Path], bool]
-    photos: Callable[[Path], list[Path]]
-    views: Callable[[Path, Sequence[Photo]], list[View]] | None
+    shots: Callable[[Path], list[Shot]]
+    cameras: Callable[[Path, Sequence[Photo]], list[Given]] | None
 
 
 LAYOUTS: dict[str, Layout] = {
-    "llff": Layout(llff.recognises, photos.find, llff.views),
-    "photos": Layout(photos.recognises, photos.find, None),
+    "llff": Layout(llff.recognises, photos.shots, llff.cameras),
+    "photos": Layout(photos.recognises, photos.shots, None),
 }
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.camera import Array, Camera
+from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo
-from loupe.scene import View
 from loupe.sources import photos as folder_of_photos
+from loupe.sources.given import Given, lens_over
+from loupe.undistort import Lens
 
 _FILE = "poses_bounds.npy"
 
@@ -26,17 +27,17 @@ def recognises(capture: Path) -> bool:
     return (capture / _FILE).is_file()
 
 
-def views(capture: Path, photos: Sequence[Photo]) -> list[View]:
+def cameras(capture: Path, photos: Sequence[Photo]) -> list[Given]:
     """The given cameras at the ingested photos' sizes, world frame and depths unchanged.
 
     Raises:
-        InputError: the table is no such table, has not one row per photo of the capture, holds a bad pose, or speaks
-            of pictures of another shape.
+        InputError: the table is no such table, has not one row per photo of the capture, or speaks of pictures of
+            another shape.
     """
     path = capture / _FILE
-    names = [file.stem for file in folder_of_photos.find(capture)]
+    names = [shot.name for shot in folder_of_photos.shots(capture)]
     rows = dict(zip(names, _table(path, len(names)), strict=True))
-    return [_view(path, photo, rows[photo.name]) for photo in photos]
+    return [_given(path, photo, rows[photo.name]) for photo in photos]
 
 
 def _table(path: Path, photos: int) -> Array:
@@ -53,23 +54,15 @@ def _table(path: Path, photos: int) -> Array:
     return table.astype(np.float64)
 
 
-def _view(path: Path, photo: Photo, row: Array) -> View:
+def _given(path: Path, photo: Photo, row: Array) -> Given:
     matrix = row[:15].reshape(3, 5)
     down, right, backwards, position = matrix[:, :4].T
     height, width, focal = matrix[:, 4].tolist()
-    if min(width, height) < 1 or abs(width / height / (photo.source_width / photo.source_height) - 1) > 0.01:
-        raise InputError(
-            f"{path}: poses are for {width:g}x{height:g} pixels, but photo {photo.name} has"
-            f" {photo.source_width}x{photo.source_height}, another shape"
-        )
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, down, -backwards])
     pose[:3, 3] = -pose[:3, :3] @ position
     try:
-        given = Camera(round(width), round(height), focal, focal, width / 2, height / 2, pose)
-        source = given.resized(photo.source_width, photo.source_height)
-        kept = source.cropped(0, 0, photo.width * photo.shrink, photo.height * photo.shrink)
-        near, far = row[15:].tolist()
-        return View(photo.name, kept.resized(photo.width, photo.height), photo.file, near, far, mask=photo.mask)
+        lens = lens_over(photo, Lens(round(width), round(height), focal, focal, width / 2, height / 2))
     except InputError as error:
-        raise InputError(f"{path}: photo {photo.name}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
+    return Given(photo, lens, pose, (float(row[15]), float(row[16])))
