@@ -42,14 +42,14 @@ class Votes(NamedTuple):
 
 
 def carve_hull(
-    views: Sequence[Silhouette], low: Array, voxel: float, shape: tuple[int, int, int], votes: Votes
+    views: Sequence[Silhouette], low: Array, voxel: Array, shape: tuple[int, int, int], votes: Votes
 ) -> Grid:
     """Which voxels of a grid live.
 
     Args:
         views: all of one moment.
         low: the grid's lowest corner in the world, (3,).
-        voxel: the side of a voxel, in world units.
+        voxel: the sides of a voxel, in world units, (3,).
         shape: voxels along the world's axes.
         votes: what it takes.
     """
@@ -115,7 +115,7 @@ class _Table:
 
 
 def _decide(
-    tables: Sequence[_Table], cells: Cells, side: int, low: Array, voxel: float, votes: Votes
+    tables: Sequence[_Table], cells: Cells, side: int, low: Array, voxel: Array, votes: Votes
 ) -> tuple[Mask, Mask]:
     """Which cubes of voxels are dead for sure, and which live wholly."""
     ends = np.stack(np.meshgrid(*[[0.5, side - 0.5]] * 3, indexing="ij"), -1).reshape(8, 3)
@@ -139,6 +139,14 @@ def _live(tables: Sequence[_Table], middles: Array, votes: Votes) -> Mask:
         seen += sees
         inside += has
     return np.asarray((seen >= votes.least) & (100 * inside >= votes.agree * seen))
+
+
+def dissenters(views: Sequence[Silhouette], middles: Array) -> tuple[int, list[int]]:
+    """Of the point (n, 3) that lies in the most masks: in how many, and which views see it outside of theirs."""
+    asked = [_Table(view).ask(middles) for view in views]
+    seen, inside = (np.stack(parts) for parts in zip(*asked, strict=True))
+    best = int(inside.sum(0).argmax())
+    return int(inside[:, best].sum()), [int(view) for view in np.flatnonzero(seen[:, best] & ~inside[:, best])]
 
 
 def _eighths(cells: Cells, side: int, shape: tuple[int, int, int]) -> Cells:

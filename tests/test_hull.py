@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from loupe.camera import Array, Camera
-from loupe.hull import Grid, Silhouette, Votes, carve_hull
+from loupe.hull import Grid, Silhouette, Votes, carve_hull, dissenters
 
 SIZE = (96, 72)
 
@@ -37,7 +37,7 @@ def ball(one: Camera, radius: float) -> Grid:
     return (np.linalg.norm(np.cross(rays, one.center), axis=1) < radius).reshape(SIZE[::-1])
 
 
-def asked_one_by_one(views: list[Silhouette], low: Array, voxel: float, shape: tuple[int, ...], votes: Votes) -> Grid:
+def asked_one_by_one(views: list[Silhouette], low: Array, voxel: Array, shape: tuple[int, ...], votes: Votes) -> Grid:
     alive = np.zeros(shape, bool)
     for cell in np.ndindex(shape):
         middle = low + (np.array(cell) + 0.5) * voxel
@@ -61,7 +61,7 @@ def test_the_voxels_are_those_of_asking_every_one(votes: Votes, seed: int) -> No
         blots = cv2.resize(random.normal(size=(9, 12)), SIZE, interpolation=cv2.INTER_CUBIC) > -0.4
         place, target = random.normal(0, 1.2, 3), random.normal(0, 0.4, 3)
         views.append(Silhouette(blots, camera(place, target, random.uniform(40, 120))))
-    low, voxel, shape = np.array([-1.0, -0.8, -1.1]), 0.11, (19, 15, 20)
+    low, voxel, shape = np.array([-1.0, -0.8, -1.1]), np.array([0.11, 0.1, 0.12]), (19, 15, 20)
     made = carve_hull(views, low, voxel, shape, votes)
     np.testing.assert_array_equal(made, asked_one_by_one(views, low, voxel, shape, votes))
     assert 0 < made.sum() < made.size
@@ -70,7 +70,7 @@ def test_the_voxels_are_those_of_asking_every_one(votes: Votes, seed: int) -> No
 def test_a_ball_is_held_and_little_more() -> None:
     views = [Silhouette(ball(one, 0.5), one) for one in ring(16)]
     count = 48
-    made = carve_hull(views, np.full(3, -0.8), 1.6 / count, (count,) * 3, Votes(2, 100))
+    made = carve_hull(views, np.full(3, -0.8), np.full(3, 1.6 / count), (count,) * 3, Votes(2, 100))
     axis = (np.arange(count) + 0.5) / count * 1.6 - 0.8
     distance = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), axis=0)
     assert made[distance < 0.46].all()  # less a pixel, which is 1 / 30 there
@@ -81,6 +81,17 @@ def test_a_ball_is_held_and_little_more() -> None:
 def test_one_bad_mask_is_outvoted() -> None:
     views = [Silhouette(ball(one, 0.5), one) for one in ring(10)]
     views[3] = views[3]._replace(mask=np.zeros_like(views[3].mask))
-    strict, tolerant = (carve_hull(views, np.full(3, -0.8), 0.05, (32,) * 3, Votes(2, agree)) for agree in (100, 90))
+    strict, tolerant = (
+        carve_hull(views, np.full(3, -0.8), np.full(3, 0.05), (32,) * 3, Votes(2, agree)) for agree in (100, 90)
+    )
     assert not strict.any()
     assert tolerant.sum() > 1000
+
+
+def test_who_disagrees_is_told() -> None:
+    views = [Silhouette(ball(one, 0.5), one) for one in ring(10)]
+    views[3] = views[3]._replace(mask=np.zeros_like(views[3].mask))
+    axis = np.linspace(-0.8, 0.8, 9)
+    middles = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3)
+    assert dissenters(views, middles) == (9, [3])
+    assert dissenters(views, middles + 100)[0] == 0
