@@ -1,10 +1,15 @@
-"""Fixtures that several test files share: an analytic scene, whose pixels are exact.
+"""Fixtures that several test files share: a small disk, and an analytic scene, whose pixels are exact.
 
 A ball of radius 0.4 floats in the corner of a room: the floor y = 1 (y is down) and the walls x = 1 and z = 1. All
 is coloured by position. The cameras look into the corner from outside.
 """
 
 from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +73,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     write_tiles(folder, [(view.name, room_photo(view.camera)) for view in views], 2)
     space = Space("bounded", (-1.1, -1.1, -1.1), (1.1, 1.1, 1.1))
     return Setting(scene, space, Occupancy(torch.ones(16, 16, 16, dtype=torch.bool)), Tiles(folder))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
