@@ -13,7 +13,7 @@ import resource
 import signal
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -26,6 +26,7 @@ from loupe.checkpoint import Checkpoints, clear
 from loupe.errors import InputError
 
 FOUR = {"dtype": "F32", "shape": [4]}
+TWO = {"dtype": "F32", "shape": [2]}
 CONFIGURATION = {"joint": {"lr": 0.1, "steps": 10}, "seed": 0}
 
 
@@ -257,22 +258,47 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert "damaged" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        struct.pack("<Q", 1 << 60),
-        {"a": FOUR | {"data_offsets": [0, 16]}, "b": FOUR | {"data_offsets": [8, 24]}},
-        {"a": FOUR | {"shape": [1 << 40], "data_offsets": [0, 24]}},
-        {"a": FOUR | {"shape": [6], "data_offsets": [0, 24]}},
-    ],
-    ids=["oversized header", "overlap", "wrong shape", "no facts"],
-)
-def test_a_forged_file_is_passed_over(tmp_path: Path, header: bytes | dict[str, object]) -> None:
+def forge(folder: Path, header: bytes | Mapping[str, object]) -> None:
+    """A file under the right digest: 24 zeros behind the header, whose facts are those that `newest_step` expects."""
+    if not isinstance(header, bytes):
+        facts = json.dumps({"step": 2, "configuration": {"joint.lr": 0.1, "joint.steps": 10, "seed": 0}})
+        encoded = json.dumps({"__metadata__": {"facts": facts}, **header}).encode()
+        header = struct.pack("<Q", len(encoded)) + encoded
+    raw = header + bytes(24)
+    (folder / f"000000002-{hashlib.sha256(raw).hexdigest()}.safetensors").write_bytes(raw)
+
+
+def test_a_well_formed_file_is_taken(tmp_path: Path) -> None:
+    """So those below are refused for what is wrong with them and for nothing else."""
     save(tmp_path, 1)
-    encoded = b"" if isinstance(header, bytes) else json.dumps(header).encode()
-    raw = (header if isinstance(header, bytes) else struct.pack("<Q", len(encoded)) + encoded) + bytes(24)
-    (tmp_path / f"000000002-{hashlib.sha256(raw).hexdigest()}.safetensors").write_bytes(raw)
+    forge(tmp_path, {"a": FOUR | {"data_offsets": [0, 16]}, "b": TWO | {"data_offsets": [16, 24]}})
+    with Checkpoints(tmp_path, CONFIGURATION) as checkpoints:
+        found = checkpoints.newest()
+    assert found is not None
+    assert found.facts == {"step": 2}
+    assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {"a": [0] * 4, "b": [0] * 2}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (struct.pack("<Q", 1 << 60), "too large"),
+        ({"a": FOUR | {"data_offsets": [0, 16]}, "b": FOUR | {"data_offsets": [8, 24]}}, "offset"),
+        ({"a": FOUR | {"data_offsets": [0, 16]}, "b": TWO | {"data_offsets": [8, 16]}}, "offset"),
+        ({"a": FOUR | {"shape": [1 << 40], "data_offsets": [0, 24]}}, "shape"),
+        ({"a": FOUR | {"shape": [1 << 62, 1 << 62], "data_offsets": [0, 24]}}, "overflow"),
+        ({"a": {"dtype": "X9", "shape": [6], "data_offsets": [0, 24]}}, "unknown variant"),
+        ({"__metadata__": {}, "a": FOUR | {"shape": [6], "data_offsets": [0, 24]}}, "no facts"),
+    ],
+    ids=["oversized header", "overlap", "overlap and gap", "wrong shape", "huge shape", "unknown type", "no facts"],
+)
+def test_a_forged_file_is_passed_over(
+    tmp_path: Path, header: bytes | dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 1)
+    forge(tmp_path, header)
     assert newest_step(tmp_path) == 1
+    assert reason in caplog.text.lower()
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
