@@ -90,19 +90,27 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("raised", "passed_on", "status"),
+    ("raised", "code", "status"),
     [
-        (ValueError("bug"), ValueError, "failed"),
-        (KeyboardInterrupt(), SystemExit, "interrupted"),
-        (SystemExit(REQUEUE), SystemExit, "interrupted"),
-        (SystemExit(1), SystemExit, "failed"),
-        (SystemExit(0), SystemExit, "finished"),
+        (InputError("no photos"), 2, "failed"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (SystemExit(REQUEUE), 75, "interrupted"),
+        (SystemExit(1), 1, "failed"),
+        (SystemExit(0), 0, "finished"),
+        (SystemExit(), None, "finished"),
     ],
 )
-def test_how_a_step_ended(tmp_path: Path, raised: BaseException, passed_on: type[BaseException], status: str) -> None:
-    with pytest.raises(passed_on), tracking.step("cut_tiles", "demo", tmp_path):
+def test_how_a_step_ended(tmp_path: Path, raised: BaseException, code: int | None, status: str) -> None:
+    with pytest.raises(SystemExit) as caught, tracking.step("cut_tiles", "demo", tmp_path):
         raise raised
+    assert caught.value.code == code
     assert facts(tmp_path)["status"] == status
+
+
+def test_a_bug_is_passed_on_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bug"), tracking.step("cut_tiles", "demo", tmp_path):
+        raise ValueError("bug")
+    assert (facts(tmp_path)["status"], facts(tmp_path)["error"]) == ("failed", "ValueError('bug')")
 
 
 def test_an_older_log_is_replaced_and_never_written_through(tmp_path: Path) -> None:
