@@ -276,11 +276,20 @@ class _Group:
 
     def load_state(self, flat: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Any]] = {}
         for name, value in flat.items():
             index, _, key = name.partition(".")
-            states.setdefault(int(index), {})[key] = value
+            states.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], value)
         self._optimizer.load_state_dict({"state": states, "param_groups": self._optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Any) -> Any:
+    """A parameter's running mean in the parameter's own order in memory, which fused optimisers take for granted; a
+    checkpoint holds plain contiguous tensors. Other values as they are."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class _Watch:
