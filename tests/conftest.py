@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from loupe.camera import Camera
 from loupe.images import Pixels, to_uint8
-from loupe.method import Setting
+from loupe.method import Setting, Window
 from loupe.occupancy import Occupancy
 from loupe.rays import camera_rays
 from loupe.scene import Points, Scene, View
@@ -26,6 +26,17 @@ from loupe.space import Space
 from loupe.tiles import Tiles, write_tiles
 
 BALL = 0.4
+# Of the room's pictures of 80x64 pixels: within, at each border, and as small or as large as can be.
+WINDOWS = {
+    "amid": Window(37, 22, 30, 25),
+    "left": Window(0, 21, 9, 13),
+    "right": Window(71, 21, 9, 13),
+    "top": Window(33, 0, 13, 9),
+    "bottom": Window(33, 55, 13, 9),
+    "a corner": Window(79, 63, 1, 1),
+    "one pixel": Window(41, 29, 1, 1),
+    "all": Window(0, 0, 80, 64),
+}
 
 
 def room_camera(across: float, up: float, width: int = 80, rows: int = 64) -> Camera:
