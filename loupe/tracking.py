@@ -20,9 +20,11 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from loupe.errors import InputError
@@ -64,6 +66,7 @@ def step(
         SystemExit: 2 after an `InputError`, whose message is printed, where `log` climbs out of a folder, and where the
             disk is full; 130 after a keyboard interrupt.
     """
+    sys.excepthook = _print_without_secrets
     if ".." in log.parts:
         Progress(f"{name} {instance}").say(f"{log}: a name in configs/pipeline.yaml leads out of its folder")
         raise SystemExit(2)
@@ -117,6 +120,11 @@ def _full_disk_in_one_line(name: str, instance: str, log: Path) -> Iterator[None
             raise
         Progress(f"{name} {instance}").say(f"{log}: the disk is full; free some space there and run again")
         raise SystemExit(2) from None
+
+
+def _print_without_secrets(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In the place of Python's own hook: an error that nobody expected may quote a login or a token."""
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 class _Listener(logging.Handler):

@@ -20,7 +20,7 @@ from torch import Tensor
 from loupe.errors import InputError
 from loupe.interrupt import REQUEUE
 from loupe.method import Segment, Trainee
-from loupe.training import fit
+from loupe.training import fit, step_seed
 
 
 class Fit:
@@ -84,6 +84,16 @@ def train(method: Trainee, resume: Path, report: Any = ignore, seed: int = 0, sa
     return method
 
 
+def into(trained: list[int]) -> Any:
+    """A report that notes the steps that were trained now, and not before a resumption."""
+    return lambda part, done, *_: trained.append(done) if part != "resumed" else None
+
+
+def saved_steps(resume: Path) -> list[int]:
+    """The steps of the checkpoints that lie there."""
+    return sorted(int(path.name[:9]) for path in resume.glob("*.safetensors"))
+
+
 def state_file(resume: Path) -> dict[str, Any]:
     return dict(json.loads((resume / "state.json").read_text()))
 
@@ -140,7 +150,9 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     # Saved after every step: the report of step n comes before its checkpoint, so step n is done a second time.
     with pytest.raises(Stop):
         train(Fit(), tmp_path, kill, save_every=0)
-    assert torch.equal(train(Fit(), tmp_path).weights, straight)
+    trained: list[int] = []
+    assert torch.equal(train(Fit(), tmp_path, into(trained)).weights, straight)
+    assert trained == list(range(steps, STEPS + 1))
 
 
 def test_a_resumed_run_reports_the_whole_curve(tmp_path: Path) -> None:
@@ -192,8 +204,54 @@ def test_a_signal_saves_at_the_end_of_the_step_and_asks_to_be_started_again(
     state = state_file(tmp_path / "resume")
     assert (state["state"], state["reason"]) == ("requeue", number.name)
     assert 0 < state["done"] < STEPS
+    assert saved_steps(tmp_path / "resume")[-1] == state["done"]
     monkeypatch.setattr(Fit, "pause", 0.0)
-    assert torch.equal(train(Fit(), tmp_path / "resume").weights, straight)
+    trained: list[int] = []
+    assert torch.equal(train(Fit(), tmp_path / "resume", into(trained)).weights, straight)
+    assert trained == list(range(state["done"] + 1, STEPS + 1))
+
+
+class Signalled(Fit):
+    """Gets a signal amid step 8, and looks at its checkpoints right before, right after, and at the step's end."""
+
+    def __init__(self, resume: Path, number: signal.Signals) -> None:
+        super().__init__()
+        self.resume, self.number = resume, number
+        self.found: list[dict[str, bytes]] = []
+
+    def look(self) -> None:
+        self.found.append({path.name: path.read_bytes() for path in self.resume.iterdir()})
+
+    def losses(self, batch: Tensor, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        if self.seen == 7:
+            self.look()
+            signal.raise_signal(self.number)
+            self.look()
+        return super().losses(batch, segment)
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        replaced = super().after_step(segment, step)
+        if self.seen == 8:
+            self.look()
+        return replaced
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_sets_a_flag_and_the_end_of_the_step_saves(
+    tmp_path: Path, straight: Tensor, number: signal.Signals
+) -> None:
+    method = Signalled(tmp_path, number)
+    with pytest.raises(SystemExit) as caught:
+        train(method, tmp_path)
+    assert caught.value.code == REQUEUE == 75
+    before, after, at_the_end = method.found
+    assert before == after == at_the_end
+    assert json.loads(before["state.json"])["state"] == "running"
+    assert saved_steps(tmp_path) == [5, 8]  # that of the first segment's end, and the one asked for
+    assert state_file(tmp_path) == {"state": "requeue", "done": 8, "total": STEPS, "reason": number.name}
+    trained: list[int] = []
+    assert torch.equal(train(Fit(), tmp_path, into(trained)).weights, straight)
+    assert trained == list(range(9, STEPS + 1))
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:
@@ -222,22 +280,26 @@ def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch:
 
 
 class Explodes(Fit):
-    """Its loss is NaN at the second step of "grow"; with `gradient`, only its gradient is."""
+    """Its loss is `value` at the second step of "grow"; with None it is zero, and only its gradient is NaN."""
 
-    def __init__(self, gradient: bool = False) -> None:
+    def __init__(self, value: float | None) -> None:
         super().__init__()
-        self.gradient = gradient
+        self.value = value
 
     def losses(self, batch: Tensor, segment: Segment) -> dict[str, dict[str, Tensor]]:
         losses = super().losses(batch, segment)
         if self.seen == 6:
+            self.last = batch, torch.rand(4)  # what it drew with the generator, and what without
             zero = (self.weights[0] * 0).abs()
-            losses["weights"]["edge"] = zero.sqrt() if self.gradient else zero * math.nan
+            losses["weights"]["edge"] = zero.sqrt() if self.value is None else zero + self.value
         return losses
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    exploding = Explodes()
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, value: float
+) -> None:
+    exploding = Explodes(value)
     with pytest.raises(
         InputError, match=r"segment grow, step 1, seed 0: loss edge not finite; .*resume.* lower learning"
     ):
@@ -245,14 +307,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert exploding.seen == 6, "on a CPU it stops before `after_step` sees the wreck"
     expected = {"state": "failed", "segment": "grow", "step": 1, "seed": 0, "terms": ["loss edge"]}
     assert state_file(tmp_path / "resume") == expected
-    dones: list[int] = []
-    train(Fit(), tmp_path / "resume", lambda part, done, *_: dones.append(done) if part != "resumed" else None)
-    assert dones[0] == 6
+    trained: list[int] = []
+    train(Fit(), tmp_path / "resume", into(trained))
+    assert trained == list(range(6, STEPS + 1))
+
+
+def test_the_batch_of_a_failure_can_be_made_again_from_what_is_noted(tmp_path: Path) -> None:
+    exploding = Explodes(math.inf)
+    with pytest.raises(InputError, match="not finite"):
+        train(exploding, tmp_path, seed=3)
+    noted, method = state_file(tmp_path), Fit()
+    segments = [segment for segment in method.segments() if segment.steps]
+    index = [segment.name for segment in segments].index(noted["segment"])
+    seed = step_seed(noted["seed"], index, noted["step"])
+    batch = method.batch(segments[index], noted["step"], torch.Generator().manual_seed(seed))
+    torch.manual_seed(seed)
+    Fit.losses(method, batch, segments[index])
+    assert torch.equal(exploding.last[0], batch)
+    assert torch.equal(exploding.last[1], torch.rand(4))
 
 
 def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="segment grow, step 1, seed 0: the parameters of weights not finite"):
-        train(Explodes(gradient=True), tmp_path, save_every=0)
+        train(Explodes(None), tmp_path, save_every=0)
     assert torch.isfinite(train(Fit(), tmp_path).weights).all()
 
 
