@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from loupe.errors import InputError
-from loupe.interrupt import REQUEUE
+from loupe.interrupt import REQUEUE, ending_with_parent
 from loupe.progress import Progress
 from loupe.provenance import flat, without_secrets
 from loupe.steplog import Log
@@ -53,7 +53,7 @@ def step(
     parameters: Mapping[str, object] | None = None,
     inputs: Sequence[Path] = (),
 ) -> Iterator[Log]:
-    """Run the body of a step under a log in the folder `log`.
+    """Run the body of a step under a log in the folder `log`; SIGTERM ends it when whoever started it is gone.
 
     Args:
         name: the step, for example "fit_encoder".
@@ -86,9 +86,10 @@ def _recorded(
     logger.addHandler(listener)
     status = "failed"
     try:
-        record.read(inputs)
-        record.parameters(parameters)
-        yield record
+        with ending_with_parent():
+            record.read(inputs)
+            record.parameters(parameters)
+            yield record
         status = "finished"
     except InputError as error:
         record.facts["error"] = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import multiprocessing
@@ -223,6 +224,18 @@ def test_the_digest_of_a_large_file_is_sampled_and_says_so(tmp_path: Path) -> No
             file.seek(place)
             file.write(b"\0")
     assert provenance.digest(path) == first
+
+
+def test_a_terminal_that_is_gone_stops_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    shown = Progress("fit_encoder demo")
+    shown.say("a line")
+    shown.show("fine", 1, 100, {})
+    shown.close()
 
 
 def test_plain_progress_comes_at_most_every_quarter_minute_and_tells_what_is_left(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from loupe.errors import InputError
-from loupe.interrupt import REQUEUE
+from loupe.interrupt import REQUEUE, ending_with_parent
 from loupe.method import Segment, Trainee
 from loupe.training import fit, step_seed
 
@@ -185,7 +185,7 @@ def test_a_complete_run_is_not_trained_again(tmp_path: Path, straight: Tensor) -
     assert torch.equal(again.weights, straight)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_at_the_end_of_the_step_and_asks_to_be_started_again(
     tmp_path: Path, straight: Tensor, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +193,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_asks_to_be_started_again(
     started = tmp_path / "started"
 
     def work() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
         train(Fit(), tmp_path / "resume", lambda *_: started.touch())
 
     child = in_child(work)
@@ -260,23 +261,55 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC dies of a signal without handing it on."""
-    monkeypatch.setattr(Fit, "pause", 0.5)
-    resume, started = tmp_path / "resume", tmp_path / "started"
+def leave_alone(work: Callable[[], object], started: Path, hang_ups: signal.Handlers) -> None:
+    """Kills the process that started this work, which watches it."""
+
+    def watched() -> None:
+        with ending_with_parent():
+            work()
 
     def parent() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the parent may leave
-        in_child(lambda: train(Fit(), resume, lambda *_: started.touch()))
+        signal.signal(signal.SIGHUP, hang_ups)
+        in_child(watched)
         wait_for(started.exists)
         os.kill(os.getpid(), signal.SIGKILL)
 
     in_child(parent).join(60)
+
+
+def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC dies of a signal without handing it on."""
+    monkeypatch.setattr(Fit, "pause", 0.3)
+    resume, started = tmp_path / "resume", tmp_path / "started"
+    leave_alone(lambda: train(Fit(), resume, lambda *_: started.touch()), started, signal.SIG_DFL)
     wait_for(lambda: state_file(resume)["state"] != "running")
     state = state_file(resume)
-    assert state["state"] == "requeue"
-    assert "gone" in state["reason"]
+    assert (state["state"], state["reason"]) == ("requeue", "SIGTERM")
     assert 0 < state["done"] < STEPS
+
+
+def test_under_nohup_the_parent_may_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fit, "pause", 0.2)
+    resume, started = tmp_path / "resume", tmp_path / "started"
+    leave_alone(lambda: train(Fit(), resume, lambda *_: started.touch()), started, signal.SIG_IGN)
+    wait_for(lambda: state_file(resume)["state"] != "running")
+    assert state_file(resume)["state"] == "complete"
+
+
+def test_a_run_that_was_told_to_stop_is_not_cut_short(tmp_path: Path) -> None:
+    """SLURM tells every process of a job, and `workflow/stage.py` tells the step once more."""
+    end = tmp_path / "end"
+
+    def work() -> None:
+        try:
+            train(Fit(), tmp_path / "resume", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            end.touch()
+
+    child = in_child(work)
+    child.join(60)
+    assert (child.exitcode, end.exists()) == (REQUEUE, True)
 
 
 class Explodes(Fit):
