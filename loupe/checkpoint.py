@@ -1,8 +1,8 @@
 """Checkpoints of one training run in one folder: whole or absent, verified, and never pickled.
 
 A checkpoint is one safetensors file named by its step and the SHA-256 of its bytes; its facts (position, history,
-configuration) are JSON in the file's metadata. It is written beside its place, flushed to the disk and renamed, so a
-process that dies at any moment leaves the checkpoints before it as they were. The newest two are kept.
+configuration) are JSON in the file's metadata. It is written in `unfinished/`, flushed to the disk and moved to its
+place, so a process that dies at any moment leaves the checkpoints before it as they were. The newest two are kept.
 
 `state.json` tells the world how the run stands: {"state": "running", "requeue", "failed" or "complete", ...}.
 """
@@ -17,10 +17,11 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _KEPT = 2
+_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _logger = logging.getLogger(__name__)
 
 
@@ -53,28 +55,18 @@ class Checkpoints:
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         self.folder = folder
         self._configuration = json.loads(json.dumps(flat(configuration)))
-        self._lock: TextIO | None = None
+        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> Self:
         """Raises `InputError` if another process holds the folder, or it cannot be written."""
-        try:
+        with self._in_one_line("cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a+", encoding="utf8")
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written ({_reason(error)})") from None
+            self._lock = open(self.folder / "lock", "a+b", buffering=0)
         try:
-            # The system frees the lock when its holder dies in whatever way, so none is ever stale.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            raise InputError(
-                f"{self.folder}: in use by {self._lock.read() or 'another process'}; wait for it"
-            ) from None
-        except OSError as error:
-            _logger.warning("%s: no locks on this file system (%s): start no second run here", self.folder, error)
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._lock.flush()
+            self._take(self._lock)
+        except InputError:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
@@ -84,19 +76,13 @@ class Checkpoints:
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep `tensors` and `facts` as the checkpoint of `step`; raises `InputError` if they cannot be written."""
         metadata = {"facts": json.dumps({**facts, "configuration": self._configuration})}
-        unfinished = self.folder / "unfinished.part"
-        try:
-            save_file(_own_memory(tensors), unfinished, metadata)
-            digest = _flushed_digest(unfinished)
-            os.replace(unfinished, self.folder / f"{step:09d}-{digest}.safetensors")
+        with self._unfinished(f"step {step} cannot be saved") as unfinished:
+            save_file(_own_memory(tensors), unfinished / "checkpoint", metadata)
+            digest = _flushed_digest(unfinished / "checkpoint")
+            os.replace(unfinished / "checkpoint", self.folder / f"{step:09d}-{digest}.safetensors")
             _flush_folder(self.folder)
             for path in self._paths()[:-_KEPT]:
                 path.unlink()
-        except (OSError, SafetensorError) as error:
-            unfinished.unlink(missing_ok=True)
-            raise InputError(
-                f"{self.folder}: step {step} cannot be saved ({_reason(error)}); earlier checkpoints are kept"
-            ) from None
 
     def newest(self) -> Checkpoint | None:
         """The newest sound checkpoint, or None; a damaged one is named in a warning, removed and passed over.
@@ -116,10 +102,47 @@ class Checkpoints:
         return None
 
     def note(self, state: str, **facts: Any) -> None:
-        """Write `state.json`."""
-        unfinished = self.folder / "state.json.part"
-        unfinished.write_text(json.dumps({"state": state, **facts}) + "\n", encoding="utf8")
-        os.replace(unfinished, self.folder / "state.json")
+        """Write `state.json`; raises `InputError` if it cannot be written."""
+        with self._unfinished("state.json cannot be written") as unfinished:
+            (unfinished / "state.json").write_text(json.dumps({"state": state, **facts}) + "\n", encoding="utf8")
+            os.replace(unfinished / "state.json", self.folder / "state.json")
+
+    def _take(self, lock: BinaryIO) -> None:
+        try:
+            # The system frees the lock when its holder dies in whatever way, so none is ever stale.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().decode() or "another process"
+            raise InputError(f"{self.folder}: in use by {holder}; wait for it") from None
+        except OSError as error:
+            _logger.warning("%s: no locks on this file system (%s): start no second run here", self.folder, error)
+        with self._in_one_line("cannot be written"):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+    @contextmanager
+    def _unfinished(self, failure: str) -> Iterator[Path]:
+        """A folder for what is being written. It goes with all that is left in it, be it by a library that writes to a
+        temporary file of its own or by a process that was killed."""
+        folder = self.folder / "unfinished"
+        try:
+            with self._in_one_line(failure):
+                folder.mkdir(exist_ok=True)
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # A file system that has become read-only refuses that, too.
+
+    @contextmanager
+    def _in_one_line(self, failure: str) -> Iterator[None]:
+        """Whatever the file system refuses becomes an `InputError`."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{self.folder}: {failure} ({_reason(error)}); put that right and start again; earlier checkpoints "
+                "are kept"
+            ) from None
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.safetensors"))
@@ -182,7 +205,8 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return (
-        "the disk is full" if full or "No space left" in str(error) else getattr(error, "strerror", None) or str(error)
-    )
+    """What the system says, in plain words; libraries that raise errors of their own quote it."""
+    for number, words in _NO_ROOM.items():
+        if os.strerror(number) in str(error):
+            return words
+    return getattr(error, "strerror", None) or str(error)

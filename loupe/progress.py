@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,16 +45,17 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+        _print(f"{self._title}: {text}")
 
     def close(self) -> None:
         """Give the terminal back."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def _write(self, line: str) -> None:
         if not self._is_live:
-            print(line, file=sys.stderr, flush=True)
+            _print(line)
         elif self._live is not None:
             self._live.update(line)
         else:
@@ -62,6 +64,12 @@ class Progress:
             # While it lives, rich passes on what else is printed, above its line.
             self._live = Console(stderr=True, markup=False, highlight=False).status(line)
             self._live.start()
+
+
+def _print(line: str) -> None:
+    """Control-C ends the reader of a pipe, too (`dvc repro 2>&1 | tee`), and the step has yet to save its state."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class Pace:

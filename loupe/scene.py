@@ -67,6 +67,9 @@ class Points:
         count = len(self.xyz)
         if self.xyz.shape != (count, 3) or self.rgb.shape != (count, 3) or self.seen.shape != (count,):
             raise InputError(f"points: shapes {self.xyz.shape}, {self.rgb.shape} and {self.seen.shape} disagree")
+        types = [str(part.dtype) for part in (self.xyz, self.rgb, self.seen)]
+        if types != ["float32", "uint8", "int32"]:
+            raise InputError(f"points: types {', '.join(types)}, expected float32, uint8, int32")
         if not np.isfinite(self.xyz).all():
             raise InputError("points: a position is NaN or infinite")
 
@@ -74,6 +77,14 @@ class Points:
     def none(cls) -> Points:
         """No points at all (given cameras without a reconstruction)."""
         return cls(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.int32))
+
+    @classmethod
+    def load(cls, path: Path) -> Points:
+        """The points in a file; raises `InputError` if they are damaged, `FileNotFoundError` if there are none."""
+        try:
+            return cls(**load_file(path))
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise InputError(f"{path}: not points ({error}); run estimate_poses again") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +111,8 @@ class Scene:
         object.__setattr__(self, "_by_name", {view.name: view for view in self.views})
         if len(self._by_name) != len(self.views):
             raise InputError(f"{self.folder}: two views share a name")
+        if not isinstance(self.ratio, int) or self.ratio < 1:
+            raise InputError(f"{self.folder}: ratio {self.ratio!r} is no whole number from 1 on")
         if not self.train or not self.test:
             raise InputError(f"{self.folder}: {len(self.train)} training and {len(self.test)} test views; need both")
         if both := set(self.train) & set(self.test):
@@ -169,8 +182,8 @@ class Scene:
                 raise InputError(f"{path}: format {content['format']}, expected {_FORMAT}; run estimate_poses again")
             return cls(
                 folder=folder,
-                views=[_view_from_json(values) for values in content["views"]],
-                points=Points(**load_file(folder / "points.safetensors")),
+                views=[_view_from_json(values, path) for values in content["views"]],
+                points=Points.load(folder / "points.safetensors"),
                 train=content["train"],
                 test=content["test"],
                 ratio=content["ratio"],
@@ -180,8 +193,10 @@ class Scene:
             raise InputError(
                 f"{folder}: scene.json or points.safetensors is missing; run estimate_poses first"
             ) from None
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, SafetensorError) as error:
-            raise InputError(f"{path}: not a scene ({error!r})") from None
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{path}: not a scene ({error!r}); run estimate_poses again") from None
 
 
 def _view_to_json(view: View) -> dict[str, Any]:
@@ -189,8 +204,11 @@ def _view_to_json(view: View) -> dict[str, Any]:
     return values | {"mask": view.mask, "camera": view.camera.to_json()}
 
 
-def _view_from_json(values: dict[str, Any]) -> View:
-    return View(**(values | {"camera": Camera.from_json(values["camera"])}))
+def _view_from_json(values: dict[str, Any], path: Path) -> View:
+    try:
+        return View(**(values | {"camera": Camera.from_json(values["camera"])}))
+    except InputError as error:
+        raise InputError(f"{path}: {values.get('name')}: {error}; run estimate_poses again") from None
 
 
 def mean_pose(cameras: Sequence[Camera]) -> Array:

@@ -20,13 +20,15 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from loupe.errors import InputError
-from loupe.interrupt import REQUEUE
+from loupe.interrupt import REQUEUE, ending_with_parent
 from loupe.progress import Progress
 from loupe.provenance import flat, without_secrets
 from loupe.steplog import Log
@@ -51,7 +53,7 @@ def step(
     parameters: Mapping[str, object] | None = None,
     inputs: Sequence[Path] = (),
 ) -> Iterator[Log]:
-    """Run the body of a step under a log in the folder `log`.
+    """Run the body of a step under a log in the folder `log`; SIGTERM ends it when whoever started it is gone.
 
     Args:
         name: the step, for example "fit_encoder".
@@ -64,6 +66,7 @@ def step(
         SystemExit: 2 after an `InputError`, whose message is printed, where `log` climbs out of a folder, and where the
             disk is full; 130 after a keyboard interrupt.
     """
+    sys.excepthook = _print_without_secrets
     if ".." in log.parts:
         Progress(f"{name} {instance}").say(f"{log}: a name in configs/pipeline.yaml leads out of its folder")
         raise SystemExit(2)
@@ -83,9 +86,10 @@ def _recorded(
     logger.addHandler(listener)
     status = "failed"
     try:
-        record.read(inputs)
-        record.parameters(parameters)
-        yield record
+        with ending_with_parent():
+            record.read(inputs)
+            record.parameters(parameters)
+            yield record
         status = "finished"
     except InputError as error:
         record.facts["error"] = str(error)
@@ -117,6 +121,11 @@ def _full_disk_in_one_line(name: str, instance: str, log: Path) -> Iterator[None
             raise
         Progress(f"{name} {instance}").say(f"{log}: the disk is full; free some space there and run again")
         raise SystemExit(2) from None
+
+
+def _print_without_secrets(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In the place of Python's own hook: an error that nobody expected may quote a login or a token."""
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 class _Listener(logging.Handler):

@@ -74,6 +74,16 @@ def fit(
             run.train(interruption, save_every)
 
 
+def step_seed(seed: int, index: int, step: int) -> int:
+    """What the generator of a step is seeded with, and torch itself: a batch can be made again with it.
+
+    `index` is that of the segment among those with steps; the training's `seed`, the segment and the step stand in
+    `state.json` where a training failed.
+    """
+    name = f"{seed} {index} {step}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
+
+
 class _Run:
     """The state of a training: the position is `_index` of the segment and the number of its steps that are done."""
 
@@ -160,8 +170,7 @@ class _Run:
 
     def _reseed(self) -> int:
         """Seed torch for this step, for what a method draws without the generator; returns the seed."""
-        name = f"{self._seed} {self._index} {self._step}"
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
+        seed = step_seed(self._seed, self._index, self._step)
         # What `torch.manual_seed` does, without its walk through the stack where a GPU is not in use.
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -267,11 +276,20 @@ class _Group:
 
     def load_state(self, flat: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Any]] = {}
         for name, value in flat.items():
             index, _, key = name.partition(".")
-            states.setdefault(int(index), {})[key] = value
+            states.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], value)
         self._optimizer.load_state_dict({"state": states, "param_groups": self._optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Any) -> Any:
+    """A parameter's running mean in the parameter's own order in memory, which fused optimisers take for granted; a
+    checkpoint holds plain contiguous tensors. Other values as they are."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class _Watch:

@@ -7,7 +7,8 @@ sections that made it. A model is rendered with those, whatever has become of th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,17 +58,39 @@ class Model:
         try:
             content = json.loads((folder / "model.json").read_text(encoding="utf8"))
             state = load_file(folder / "model.safetensors")
-            return cls(content["phase"], Recipe(content["recipe"], str(folder / "model.json")), state)
+            phase, wanted = content["phase"], ("method", *_SECTIONS[content["phase"]])
+            recipe = Recipe({key: content["recipe"][key] for key in wanted}, str(folder / "model.json"))
         except FileNotFoundError:
             raise InputError(f"{folder}: no model there; run the training steps first") from None
-        except (KeyError, json.JSONDecodeError, SafetensorError) as error:
-            raise InputError(f"{folder}: not a model ({error}); train again") from None
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise InputError(f"{folder}: not a model ({_reason(error)}); train again") from None
+        _check_method(recipe)
+        return cls(phase, recipe, state)
 
     def method_for(self, setting: Setting) -> Method:
-        """The trained method, ready to render."""
+        """The trained method, ready to render; raises `InputError` if the state is not that of such a method."""
         method = _make(self.phase, self.recipe, setting)
-        method.load_state(self.state)
+        with self.taken_over():
+            method.load_state(self.state)
+            for name, value in method.state().items():
+                given = self.state[name]
+                # Some would be stretched or converted without a word.
+                if (given.dtype, given.shape) != (value.dtype, value.shape):
+                    raise TypeError(f"{name}: {_kind(given)}, expected {_kind(value)}")
         return method
+
+    @contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """While a method takes over the state: whatever it says of one that is not its own becomes an `InputError`."""
+        try:
+            yield
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{self.recipe.where}: the state in model.safetensors beside it does not fit ({_reason(error)}); "
+                "train again"
+            ) from None
 
 
 def load_setting(scene: Path, space: Path, tiles: Path | None = None) -> Setting:
@@ -87,9 +110,9 @@ def read_recipe(path: Path, phase: Phase) -> Recipe:
     wanted = ("method", *_SECTIONS[phase])
     if missing := [key for key in wanted if key not in content]:
         raise InputError(f"{path}: section '{missing[0]}' is missing")
-    if content["method"] not in METHODS:
-        raise InputError(f"{path}: method: unknown {content['method']!r}; known: {', '.join(METHODS)}")
-    return Recipe({key: content[key] for key in wanted}, str(path))
+    recipe = Recipe({key: content[key] for key in wanted}, str(path))
+    _check_method(recipe)
+    return recipe
 
 
 def train_phase(
@@ -110,7 +133,8 @@ def train_phase(
         encoder: where the joint phase begins.
 
     Raises:
-        InputError: the recipe does not fit, or the encoder was made by another section `encoder`.
+        InputError: the recipe does not fit, the encoder was made by another section `encoder`, or its state is not that
+            of such an encoder.
     """
     seed = int(recipe.content[phase].get("seed", 0))
     torch.manual_seed(seed)
@@ -121,7 +145,8 @@ def train_phase(
                 f"{recipe.where}: its section 'encoder' is not that of {encoder.recipe.where}, with which it should "
                 "begin; make them equal, or give the trial an encoder of its own in configs/pipeline.yaml"
             )
-        method.start_from(encoder.state)
+        with encoder.taken_over():
+            method.start_from(encoder.state)
     fit(method, seed=seed, resume=resume, configuration={"recipe": recipe.content, "inputs": inputs}, report=report)
     return Model(phase, recipe, method.state())
 
@@ -150,3 +175,18 @@ def sample(model: Model, setting: Setting, level: Level) -> tuple[Pixels, float]
 def _make(phase: Phase, recipe: Recipe, setting: Setting) -> Method:
     method: Method = METHODS[recipe.method](phase, recipe, setting)
     return method
+
+
+def _check_method(recipe: Recipe) -> None:
+    if recipe.method not in METHODS:
+        raise InputError(f"{recipe.where}: method: unknown {recipe.method!r}; known: {', '.join(METHODS)}")
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _reason(error: Exception) -> str:
+    """In one line; torch's last one names a tensor."""
+    *_, last = str(error).splitlines() or [type(error).__name__]
+    return f"{last.strip()} is missing" if isinstance(error, KeyError) else last.strip()

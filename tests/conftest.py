@@ -1,10 +1,15 @@
-"""Fixtures that several test files share: an analytic scene, whose pixels are exact.
+"""Fixtures that several test files share: a small disk, and an analytic scene, whose pixels are exact.
 
 A ball of radius 0.4 floats in the corner of a room: the floor y = 1 (y is down) and the walls x = 1 and z = 1. All
 is coloured by position. The cameras look into the corner from outside.
 """
 
 from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from numpy.typing import NDArray
 
 from loupe.camera import Camera
 from loupe.images import Pixels, to_uint8
-from loupe.method import Setting
+from loupe.method import Setting, Window
 from loupe.occupancy import Occupancy
 from loupe.rays import camera_rays
 from loupe.scene import Points, Scene, View
@@ -21,6 +26,17 @@ from loupe.space import Space
 from loupe.tiles import Tiles, write_tiles
 
 BALL = 0.4
+# Of the room's pictures of 80x64 pixels: within, at each border, and as small or as large as can be.
+WINDOWS = {
+    "amid": Window(37, 22, 30, 25),
+    "left": Window(0, 21, 9, 13),
+    "right": Window(71, 21, 9, 13),
+    "top": Window(33, 0, 13, 9),
+    "bottom": Window(33, 55, 13, 9),
+    "a corner": Window(79, 63, 1, 1),
+    "one pixel": Window(41, 29, 1, 1),
+    "all": Window(0, 0, 80, 64),
+}
 
 
 def room_camera(across: float, up: float, width: int = 80, rows: int = 64) -> Camera:
@@ -68,3 +84,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     write_tiles(folder, [(view.name, room_photo(view.camera)) for view in views], 2)
     space = Space("bounded", (-1.1, -1.1, -1.1), (1.1, 1.1, 1.1))
     return Setting(scene, space, Occupancy(torch.ones(16, 16, 16, dtype=torch.bool)), Tiles(folder))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

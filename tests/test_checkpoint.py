@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -10,16 +12,21 @@ import os
 import resource
 import signal
 import struct
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from loupe import checkpoint
 from loupe.checkpoint import Checkpoints, clear
 from loupe.errors import InputError
 
 FOUR = {"dtype": "F32", "shape": [4]}
+TWO = {"dtype": "F32", "shape": [2]}
 CONFIGURATION = {"joint": {"lr": 0.1, "steps": 10}, "seed": 0}
 
 
@@ -45,6 +52,12 @@ def newest_step(folder: Path) -> int:
 
 def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What lies there beside the checkpoints and the two small files that belong there."""
+    expected = {"lock", "state.json", *(path.name for path in files(folder))}
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name not in expected)
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -110,7 +123,7 @@ def test_killed_between_the_writing_and_the_tidying(tmp_path: Path, moment: str)
     assert newest_step(tmp_path) == (3 if moment == "unlink" else 2)
     save(tmp_path, 4)
     assert len(files(tmp_path)) == 2
-    assert not list(tmp_path.glob("*.part"))
+    assert leftovers(tmp_path) == []
 
 
 def test_a_full_disk_is_said_and_costs_nothing(tmp_path: Path) -> None:
@@ -127,7 +140,95 @@ def test_a_full_disk_is_said_and_costs_nothing(tmp_path: Path) -> None:
 
     assert in_child(finds_no_room) == 3
     assert newest_step(tmp_path) == 1
-    assert not list(tmp_path.glob("*.part"))
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_save_left_behind_goes_with_the_next_one(tmp_path: Path) -> None:
+    """The library writes to a temporary file of its own, under a new name every time."""
+
+    def dies() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        with Checkpoints(tmp_path, CONFIGURATION) as checkpoints:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+            checkpoints.save(2, tensors(2), {"step": 2})
+
+    assert in_child(dies) == -signal.SIGXFSZ
+    assert leftovers(tmp_path) != []
+    save(tmp_path, 3)
+    assert leftovers(tmp_path) == []
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """The file system becomes read-only for whoever opens anything in it; what is open already stays so."""
+    for options in (["--bind", str(folder)], ["-o", "remount,bind,ro"]):
+        subprocess.run(["mount", *options, str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """Not a byte is left on the file system."""
+    with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(1024))
+    yield
+    (folder / "filler").unlink()
+
+
+@pytest.mark.parametrize(("trouble", "reason"), [(read_only, "Read-only file system"), (full, "the disk is full")])
+def test_a_file_system_that_refuses_in_mid_life_is_said_and_costs_nothing(
+    small_disk: Path, trouble: Callable[[Path], AbstractContextManager[None]], reason: str
+) -> None:
+    folder = small_disk / "resume"
+    with Checkpoints(folder, CONFIGURATION) as checkpoints:
+        checkpoints.save(1, tensors(1), {"step": 1})
+        checkpoints.note("running", done=1)
+        with trouble(small_disk):
+            refused(lambda: checkpoints.save(2, tensors(2), {"step": 2}), f"{folder}: step 2 cannot be saved ({reason}")
+            refused(lambda: checkpoints.note("requeue"), f"{folder}: state.json cannot be written ({reason})")
+            refused(lambda: save(small_disk / "other", 1), f"{small_disk / 'other'}: cannot be written ({reason})")
+        assert json.loads((folder / "state.json").read_text()) == {"state": "running", "done": 1}
+        checkpoints.note("complete")
+    assert newest_step(folder) == 1
+    assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS])
+def test_a_save_that_fails_half_way_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As a quota does; and as a network's file system does that becomes read-only and cannot be tidied up, either."""
+    save(tmp_path, 1)
+
+    def half(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(bytes(1000))
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", half)
+        if number == errno.EROFS:
+            for name in ("unlink", "rmdir"):
+                patch.setattr(os, name, Mock(side_effect=OSError(number, os.strerror(number))))
+        reason = "the disk quota is used up" if number == errno.EDQUOT else "Read-only file system"
+        refused(lambda: save(tmp_path, 2), f"{tmp_path}: step 2 cannot be saved ({reason}); ")
+        assert (leftovers(tmp_path) == []) == (number == errno.EDQUOT)
+    assert newest_step(tmp_path) == 1
+    save(tmp_path, 2)
+    assert leftovers(tmp_path) == []
+
+
+def refused(work: Callable[[], object], message: str) -> None:
+    """One line that begins like this and says that nothing is lost."""
+    with pytest.raises(InputError) as caught:
+        work()
+    assert str(caught.value).startswith(message), caught.value
+    assert str(caught.value).endswith("earlier checkpoints are kept")
+    assert "\n" not in str(caught.value)
 
 
 def truncate(path: Path) -> None:
@@ -157,22 +258,47 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert "damaged" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        struct.pack("<Q", 1 << 60),
-        {"a": FOUR | {"data_offsets": [0, 16]}, "b": FOUR | {"data_offsets": [8, 24]}},
-        {"a": FOUR | {"shape": [1 << 40], "data_offsets": [0, 24]}},
-        {"a": FOUR | {"shape": [6], "data_offsets": [0, 24]}},
-    ],
-    ids=["oversized header", "overlap", "wrong shape", "no facts"],
-)
-def test_a_forged_file_is_passed_over(tmp_path: Path, header: bytes | dict[str, object]) -> None:
+def forge(folder: Path, header: bytes | Mapping[str, object]) -> None:
+    """A file under the right digest: 24 zeros behind the header, whose facts are those that `newest_step` expects."""
+    if not isinstance(header, bytes):
+        facts = json.dumps({"step": 2, "configuration": {"joint.lr": 0.1, "joint.steps": 10, "seed": 0}})
+        encoded = json.dumps({"__metadata__": {"facts": facts}, **header}).encode()
+        header = struct.pack("<Q", len(encoded)) + encoded
+    raw = header + bytes(24)
+    (folder / f"000000002-{hashlib.sha256(raw).hexdigest()}.safetensors").write_bytes(raw)
+
+
+def test_a_well_formed_file_is_taken(tmp_path: Path) -> None:
+    """So those below are refused for what is wrong with them and for nothing else."""
     save(tmp_path, 1)
-    encoded = b"" if isinstance(header, bytes) else json.dumps(header).encode()
-    raw = (header if isinstance(header, bytes) else struct.pack("<Q", len(encoded)) + encoded) + bytes(24)
-    (tmp_path / f"000000002-{hashlib.sha256(raw).hexdigest()}.safetensors").write_bytes(raw)
+    forge(tmp_path, {"a": FOUR | {"data_offsets": [0, 16]}, "b": TWO | {"data_offsets": [16, 24]}})
+    with Checkpoints(tmp_path, CONFIGURATION) as checkpoints:
+        found = checkpoints.newest()
+    assert found is not None
+    assert found.facts == {"step": 2}
+    assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {"a": [0] * 4, "b": [0] * 2}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (struct.pack("<Q", 1 << 60), "too large"),
+        ({"a": FOUR | {"data_offsets": [0, 16]}, "b": FOUR | {"data_offsets": [8, 24]}}, "offset"),
+        ({"a": FOUR | {"data_offsets": [0, 16]}, "b": TWO | {"data_offsets": [8, 16]}}, "offset"),
+        ({"a": FOUR | {"shape": [1 << 40], "data_offsets": [0, 24]}}, "shape"),
+        ({"a": FOUR | {"shape": [1 << 62, 1 << 62], "data_offsets": [0, 24]}}, "overflow"),
+        ({"a": {"dtype": "X9", "shape": [6], "data_offsets": [0, 24]}}, "unknown variant"),
+        ({"__metadata__": {}, "a": FOUR | {"shape": [6], "data_offsets": [0, 24]}}, "no facts"),
+    ],
+    ids=["oversized header", "overlap", "overlap and gap", "wrong shape", "huge shape", "unknown type", "no facts"],
+)
+def test_a_forged_file_is_passed_over(
+    tmp_path: Path, header: bytes | dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 1)
+    forge(tmp_path, header)
     assert newest_step(tmp_path) == 1
+    assert reason in caplog.text.lower()
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:

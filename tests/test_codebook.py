@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from loupe.nets.quantizer import rows_of
 from loupe.pretraining import CodebookTraining, pretrain_codebook
 from loupe.scene import Level, Points, Scene, View
 from loupe.tiles import Tiles, write_tiles
+from loupe.training import Report, fit
 
 NETWORK = NetworkConfig(factor=4, codes=24, channels=5, width=8, encoder_blocks=1, decoder_blocks=2)
 CONFIG = CodebookConfig(
@@ -260,6 +262,48 @@ def test_resumed_in_the_quantised_segment_is_uninterrupted(tiles: Watched) -> No
     for training, its in ((straight, optimizer), (resumed, other)):
         run(training, QUANTISED, range(5, 10), its)
     assert all(torch.equal(value, resumed.state()[key]) for key, value in straight.state().items())
+
+
+class Stop(Exception):
+    """Raised by a report, in the place of a kill."""
+
+
+@pytest.mark.parametrize("quantise", [True, False])
+@pytest.mark.parametrize("done", [3, 6, 12])
+def test_killed_and_resumed_it_ends_with_the_same_weights(
+    tmp_path: Path, tiles: Watched, quantise: bool, done: int
+) -> None:
+    """In the plain segment, between both, and in the quantised one; with quantisation and as the reference."""
+
+    def train(resume: Path, report: Report) -> CodebookTraining:
+        training = CodebookTraining(CONFIG, tiles, ["a", "b"], quantise=quantise)
+        fit(training, seed=0, resume=resume, configuration={}, report=report, save_every=0)
+        return training
+
+    def kill(part: str, now: int, total: int, values: Mapping[str, float]) -> None:
+        if now == done + 1:  # the checkpoint of step `done` is there, that of this one is not
+            raise Stop
+
+    straight = train(tmp_path / "straight", lambda *_: None)
+    with pytest.raises(Stop):
+        train(tmp_path / "killed", kill)
+    trained: list[int] = []
+    resumed = train(tmp_path / "killed", lambda part, now, *_: trained.append(now) if part != "resumed" else None)
+    assert trained == list(range(done + 1, 17))
+    assert all(torch.equal(value, resumed.state()[key]) for key, value in straight.state().items())
+
+
+def test_other_pixels_are_refused_with_the_difference(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
+    """A run that was begun on other views is not gone on with."""
+    config = CONFIG.model_copy(update={"reference": False})
+    pretrain_codebook(scene, tiles, config, tmp_path / "resume", lambda *_: None)
+    other = tmp_path / "other"
+    other.mkdir()
+    write_tiles(other, [(name, picture(seed if name != "b" else 7)) for seed, name in enumerate("abcd")], 4)
+    before, after = (view_digest(from_where.image("b", "full")) for from_where in (tiles, Tiles(other)))
+    with pytest.raises(InputError) as caught:
+        pretrain_codebook(scene, Tiles(other), config, tmp_path / "resume", lambda *_: None)
+    assert f"holds a run with another configuration: views.b {before} -> {after}; change it" in str(caught.value)
 
 
 def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Watched) -> None:

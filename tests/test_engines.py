@@ -8,14 +8,15 @@ import os
 import shutil
 import signal
 import stat
-import time
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
-import psutil
 import pytest
 import toyproject
-from toyproject import ENGINES, EVERY, TRIALS, Project
+from toyproject import ENGINES, EVERY, STEPS, TRIALS, Project, below, wait_for
 
 pytestmark = pytest.mark.timeout(1200)  # some forty runs of an engine: two minutes where nothing else computes
 
@@ -196,20 +197,92 @@ def test_a_killed_dvc_leaves_nothing_to_clean_up(project: Project) -> None:
     assert len(project.executed()) - before <= len(PLAIN_JOINT) + 1
 
 
-def below(folder: Path) -> list[str]:
-    """The command lines of the processes that work in this folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == folder:
-                found.append(" ".join(process.cmdline()))
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+TRAINING = "train_joint@left.plain"
+TRAINED = "data/trials/left/plain/model/product.txt"
+BRING_TRAINING = {"dvc": ["dvc", "repro", TRAINING], "snakemake": ["snakemake", TRAINING]}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+@pytest.fixture(scope="module")
+def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a training makes that nobody interrupts."""
+    project = toyproject.copy(finished, tmp_path_factory.mktemp("undisturbed"))
+    edit_parameter(project, 5)
+    scratch = project.root.parent / "scratch"
+    project.true_product(scratch, [TRAINING])
+    return (scratch / TRAINED).read_text()
+
+
+@pytest.mark.parametrize(
+    ("engine", "interruptions"),
+    [
+        ("dvc", [(os.kill, signal.SIGTERM), (os.kill, signal.SIGKILL), (os.killpg, signal.SIGINT)]),
+        ("snakemake", [(os.killpg, signal.SIGTERM), (os.kill, signal.SIGKILL), (os.killpg, signal.SIGINT)]),
+    ],
+)
+def test_a_training_is_saved_at_every_interruption_and_goes_on(
+    project: Project, undisturbed: str, engine: str, interruptions: list[tuple[Callable[[int, int], None], int]]
+) -> None:
+    """`kill` reaches the engine alone, `killpg` all its processes at once, as Control-C does."""
+    edit_parameter(project, 5)
+    for number, (send, what) in enumerate(interruptions):
+        driver = start_training(project, engine, "train 0.05")
+        send(driver.pid, what)
+        driver.wait()
+        if send is os.kill:
+            wait_for(lambda: not below(project.root), 20)
+        assert not below(project.root), f"{number}: an engine that can wait for its steps does"
+        last = project.trained(TRAINING)[number][-1]
+        assert last < STEPS
+        assert last == newest_checkpoint(project)
+
+    driver = start_training(project, engine, "train 0.01")
+    if engine == "snakemake":
+        driver.terminate()  # it alone: that finishes what runs
+    driver.wait()
+    assert not below(project.root)
+    assert list(chain(*project.trained(TRAINING))) == list(range(1, STEPS + 1))
+    assert project.path(TRAINED).read_text() == undisturbed
+
+
+def start_training(project: Project, engine: str, order: str) -> subprocess.Popen[str]:
+    """The engine, when it trains."""
+    before = len(project.trained(TRAINING))
+    project.order(TRAINING, order)
+    driver = project.start(*BRING_TRAINING[engine])
+    wait_for(lambda: [len(steps) > 2 for steps in project.trained(TRAINING)[before:]] == [True])
+    return driver
+
+
+def newest_checkpoint(project: Project) -> int:
+    """Its step."""
+    resume = project.path("data/resume") / TRAINING.replace("@", ".")
+    return max(int(path.name.partition("-")[0]) for path in resume.glob("*.safetensors"))
+
+
+def test_a_step_that_cannot_save_ends_with_its_dvc(project: Project) -> None:
+    edit_parameter(project, 5)
+    project.order(TRAINING, "hang")
+    driver = project.start(*BRING_TRAINING["dvc"])
+    wait_for(project.path("data/trials/left/plain/log/train_joint/run.json").exists)
+    driver.kill()
+    wait_for(lambda: not below(project.root), 20)
+
+
+@pytest.mark.parametrize(("told", "left"), [("sleep 1; touch saved; exit", ["saved"]), (":", [])])
+def test_a_stage_waits_for_the_step_of_a_dead_dvc_and_kills_it_in_the_end(
+    tmp_path: Path, told: str, left: list[str]
+) -> None:
+    """In the place of DVC stands a script that starts a step and dies at once; the step does what it is `told`."""
+    (tmp_path / ".snakemake").mkdir()
+    (tmp_path / "dvc").write_text(
+        f"#!/bin/sh\n(trap '{told}' TERM; touch started; for _ in $(seq 300); do sleep 0.1; done) &\n"
+        "until [ -e started ]; do sleep 0.1; done\nkill -KILL $$\n"
+    )
+    (tmp_path / "dvc").chmod(0o755)
+    shutil.copy(toyproject.ROOT / "workflow/stage.py", tmp_path)
+    Project(tmp_path, tmp_path).replace("stage.py", "PATIENCE_SECONDS = 120.0", "PATIENCE_SECONDS = 4.0")
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = subprocess.run([sys.executable, "stage.py", "any"], cwd=tmp_path, env=environment, check=False)
+    assert run.returncode != 0
+    assert not below(tmp_path)
+    assert [path.name for path in tmp_path.glob("saved")] == left

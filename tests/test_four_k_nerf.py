@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import WINDOWS
 from torchvision.models import vgg19
 
 from loupe.config import load_yaml
@@ -179,14 +180,28 @@ def test_low_precision_is_close_and_its_losses_are_not(joint: Any) -> None:
     assert coarse["colour"].item() == pytest.approx(exact["colour"].item(), rel=0.05)
 
 
-def test_a_window_is_a_part_of_the_whole(joint: Any, room: Setting) -> None:
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_a_window_is_a_part_of_the_whole(joint: Any, room: Setting, window: Window) -> None:
     method = joint()
     camera = room.scene.camera(room.scene.test[0], "full")
     whole = method.render(camera, 0.0)
     assert whole.colour.shape == (64, 80, 3)
-    window = Window(37, 22, 30, 25)
-    for part, of in zip(method.render(camera, 0.0, window), whole, strict=True):
-        torch.testing.assert_close(part, of[22:47, 37:67], rtol=0, atol=1e-5)
+    part = slice(window.y, window.y + window.height), slice(window.x, window.x + window.width)
+    for made, of in zip(method.render(camera, 0.0, window), whole, strict=True):
+        torch.testing.assert_close(made, of[part], rtol=0, atol=1e-5)
+
+
+def test_little_memory_makes_the_same_picture(joint: Any, room: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tiles of the decoder, which are otherwise as large as these pictures are."""
+    method = joint()
+    camera = room.scene.camera(room.scene.test[0], "full")
+    whole = method.render(camera, 0.0)
+    worked_on: list[torch.Size] = []
+    method.decoder.trunk.register_forward_hook(lambda _, given, made: worked_on.append(given[0].shape))
+    monkeypatch.setattr(module, "render_memory", lambda device: 1)
+    for one, other in zip(method.render(camera, 0.0), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    assert len(worked_on) == 6  # of 40 x 32 low-resolution pixels, 16 a side
 
 
 def test_a_picture_need_not_consist_of_whole_cells(joint: Any, room: Setting) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -181,6 +182,27 @@ def test_a_backbone_is_loaded_whole_or_refused(tmp_path: Path) -> None:
     path.write_bytes(b"broken")
     with pytest.raises(InputError, match="not the weights of alex"):
         metrics.load_lpips("alex", path)
+
+
+class Malicious:
+    """Pickled, it is a call that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_weights_that_would_run_a_program_are_refused_and_run_nothing(tmp_path: Path, as_zip: bool) -> None:
+    path, traces = tmp_path / "backbone.pth", tmp_path / "traces"
+    torch.save({"features.0.weight": Malicious(traces)}, path, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(InputError, match=f"{path}: not the weights of alex"):
+        metrics.load_lpips("alex", path)
+    assert not traces.exists()
+    torch.load(path, weights_only=False)
+    assert traces.exists(), "the file was harmless"
 
 
 def test_weights_are_found_and_their_digest_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save, save_file
 
 from loupe.camera import Camera
 from loupe.errors import InputError
@@ -122,15 +123,49 @@ def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
         ({}, "not a scene"),
         ([], "not a scene"),
         (good | {"views": [{"name": "a"}]}, "not a scene"),
-        (good | {"views": [broken]}, "rotation"),
+        (good | {"views": [broken]}, r"scene\.json: a: .*rotation.*; run estimate_poses again"),
+        (good | {"views": 3}, "not a scene"),
+        (good | {"ratio": 0}, "ratio 0 is no whole number"),
+        (good | {"ratio": "2"}, "ratio '2' is no whole number"),
     ):
         (tmp_path / "scene.json").write_text(json.dumps(content))
         with pytest.raises(InputError, match=message):
             Scene.load(tmp_path)
-    (tmp_path / "scene.json").write_text(json.dumps(good))
-    (tmp_path / "points.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(InputError, match="not a scene"):
+    (tmp_path / "scene.json").write_bytes(b"\xff{}")  # not UTF-8, a ValueError
+    with pytest.raises(InputError, match=r"scene\.json: not a scene .*run estimate_poses again"):
         Scene.load(tmp_path)
+
+
+POINTS = {"xyz": np.zeros((2, 3), np.float32), "rgb": np.zeros((2, 3), np.uint8), "seen": np.zeros(2, np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff" * 100, "header"),
+        (POINTS | {"xyz": POINTS["xyz"].T.copy()}, "shapes"),
+        (POINTS | {"xyz": np.array(1, np.float32)}, "unsized"),
+        (POINTS | {"xyz": POINTS["xyz"].astype(np.float64)}, "types float64, uint8, int32, expected"),
+        (POINTS | {"rgb": POINTS["rgb"].astype(np.int16)}, "types float32, int16, int32, expected"),
+        (POINTS | {"more": POINTS["seen"]}, "more"),
+        ({"xyz": POINTS["xyz"], "rgb": POINTS["rgb"]}, "seen"),
+    ],
+    ids=["oversized header", "transposed", "one number", "wrong type", "wrong type of colour", "one more", "missing"],
+)
+def test_broken_points_are_refused(tmp_path: Path, content: bytes | dict[str, np.ndarray], reason: str) -> None:
+    scene(tmp_path).save()
+    path = tmp_path / "points.safetensors"
+    save_file(POINTS, path)
+    Scene.load(tmp_path)
+    path.write_bytes(content if isinstance(content, bytes) else save(content))
+    with pytest.raises(
+        InputError, match=rf"points\.safetensors: not points \(.*{reason}.*\); run estimate_poses again"
+    ):
+        Scene.load(tmp_path)
+
+
+def test_missing_points_are_said(tmp_path: Path) -> None:
+    scene(tmp_path).save()
     (tmp_path / "points.safetensors").unlink()
     with pytest.raises(InputError, match="is missing"):
         Scene.load(tmp_path)

@@ -3,13 +3,14 @@
 import re
 import shutil
 import subprocess
-import threading
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import toyproject
-from toyproject import EVERY, Project
+from toyproject import EVERY, STEPS, Project, below, wait_for
 
 
 def slurm_answers() -> bool:
@@ -44,28 +45,57 @@ def jobs_of(folder: Path) -> list[Job]:
     return sorted((job for job in jobs if job["WorkDir"] == str(folder)), key=lambda job: int(job["JobId"]))
 
 
-def cut_time_limit(project: Project, rule: str) -> None:
-    """Leaves the running job of the rule one minute, the least that SLURM knows."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        for job in jobs_of(project.root):
-            if job.rule == rule and job["JobState"] == "RUNNING":
-                subprocess.run(["scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1"], check=True)
-                return
-        time.sleep(0.5)
+def cut_time_limit(job: str) -> None:
+    """Leaves a job one minute, the least that SLURM knows."""
+    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=1"], check=True)
+
+
+def cancel(job: str) -> None:
+    subprocess.run(["scancel", job], check=True)
+
+
+def interrupt(project: Project, rule: str, how: Callable[[str], None]) -> list[str]:
+    """Interrupts the first job of the rule when it trains; the next one may train without rests.
+
+    Returns the command lines of its step's processes that are there when SLURM calls the job ended.
+    """
+    wait_for(lambda: any(len(steps) > 2 for steps in project.trained(rule)))
+    job = first_job(project, rule)["JobId"]
+    how(job)
+    project.order(rule, "train 0")
+    wait_for(lambda: first_job(project, rule)["JobState"] not in ("RUNNING", "COMPLETING"))
+    return [line for line in below(project.root) if f"--key {rule.partition('@')[2]} " in line]
+
+
+def first_job(project: Project, rule: str) -> Job:
+    return next(job for job in jobs_of(project.root) if job.rule == rule)
+
+
+TIMED_OUT = "train_joint@left.plain"
+CANCELLED = "train_joint@right.sharp"
+
+
+@dataclass
+class Finished(Project):
+    """`terminal` is what Snakemake said; `left` what `interrupt` found, by rule."""
+
+    terminal: str
+    left: dict[str, list[str]]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Run once: one job fails at its first attempt, another exceeds its time limit."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Run once: one job fails at its first attempt, another exceeds its time limit, a third is cancelled."""
     project = toyproject.create(tmp_path_factory.mktemp("slurm"))
     project.order("ingest_photos@right", "fail")
-    project.order("train_joint@left.plain", "hang")
-    cutting = threading.Thread(target=cut_time_limit, args=(project, "train_joint@left.plain"))
-    cutting.start()
-    (project.root.parent / "terminal").write_text(project.call("snakemake", "--profile", "slurm", "all"))
-    cutting.join()
-    return project
+    for rule in (TIMED_OUT, CANCELLED):
+        project.order(rule, "train 1")
+    with ThreadPoolExecutor() as pool:
+        timed_out = pool.submit(interrupt, project, TIMED_OUT, cut_time_limit)
+        cancelled = pool.submit(interrupt, project, CANCELLED, cancel)
+        terminal = project.call("snakemake", "--profile", "slurm", "all")
+    left = {TIMED_OUT: timed_out.result(), CANCELLED: cancelled.result()}
+    return Finished(project.root, project.orders, terminal, left)
 
 
 def test_each_job_gets_what_dvc_yaml_says(project: Project) -> None:
@@ -81,7 +111,7 @@ def test_each_job_gets_what_dvc_yaml_says(project: Project) -> None:
         partition, memory, limit, gpus, cores = asked[rule.partition("@")[0]]
         given = job.resources
         assert (job["Partition"], given["mem"], given.get("gpu"), given["cpu"]) == (partition, memory, gpus, cores)
-        if rule != "train_joint@left.plain":
+        if rule != TIMED_OUT:
             assert job["TimeLimit"] == limit
 
 
@@ -91,17 +121,28 @@ def test_jobs_that_fail_or_take_too_long_are_tried_again_with_more(project: Proj
         attempts.setdefault(job.rule, []).append(job)
     ends = {rule: [job["JobState"] for job in jobs] for rule, jobs in attempts.items()}
     assert ends.pop("ingest_photos@right") == ["FAILED", "COMPLETED"]
-    assert ends.pop("train_joint@left.plain") == ["TIMEOUT", "COMPLETED"]
+    assert ends.pop(TIMED_OUT) == ["TIMEOUT", "COMPLETED"]
+    assert ends.pop(CANCELLED) == ["CANCELLED", "COMPLETED"]
     assert set(map(tuple, ends.values())) == {("COMPLETED",)}
-    second = attempts["train_joint@left.plain"][1]
+    second = attempts[TIMED_OUT][1]
     assert (second.resources["mem"], second["TimeLimit"]) == ("600M", "00:26:00")
-    twice = ["ingest_photos@right", "train_joint@left.plain"]
-    assert sorted(project.executed()) == sorted([*EVERY, *twice])
+    assert sorted(project.executed()) == sorted([*EVERY, "ingest_photos@right", TIMED_OUT, CANCELLED])
 
 
-def test_the_reason_of_a_failure_reaches_the_terminal(project: Project) -> None:
-    terminal = (project.root.parent / "terminal").read_text()
-    assert terminal.splitlines().count("photo ingest_photos.right: cannot be read; remove it") == 1
+@pytest.mark.parametrize("rule", [TIMED_OUT, CANCELLED])
+def test_a_training_whose_job_is_ended_is_saved_and_goes_on(project: Finished, rule: str) -> None:
+    first, second = project.trained(rule)
+    assert [*first, *second] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("rule", [TIMED_OUT, CANCELLED])
+def test_a_job_ends_after_its_step(project: Finished, rule: str) -> None:
+    assert project.left[rule] == []
+    assert not below(project.root)
+
+
+def test_the_reason_of_a_failure_reaches_the_terminal(project: Finished) -> None:
+    assert project.terminal.splitlines().count("photo ingest_photos.right: cannot be read; remove it") == 1
 
 
 def test_trials_run_side_by_side(project: Project) -> None:
@@ -113,5 +154,5 @@ def test_trials_run_side_by_side(project: Project) -> None:
 
 
 def test_the_product_is_what_one_machine_makes(project: Project, tmp_path: Path) -> None:
-    assert project.product() == project.true_product(tmp_path / "scratch")
+    assert project.product() == project.true_product(tmp_path / "scratch", [TIMED_OUT, CANCELLED])
     assert project.executed_by("dvc") == []

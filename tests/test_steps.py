@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import runpy
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -332,18 +330,6 @@ def test_a_log_that_climbs_out_of_its_folder(project: Pipeline, try_step: Run) -
 def test_a_step_before_its_time(project: Pipeline, try_step: Run) -> None:
     done = try_step("render_views", model="data/absent", scene=SCENE, space=SPACE, recipe=RECIPE)
     assert_refused(done, "data/absent: no such file or folder; run the step that makes it")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import multiprocessing
@@ -24,6 +25,7 @@ from loupe import progress, provenance, tracking
 from loupe.errors import InputError
 from loupe.interrupt import REQUEUE
 from loupe.progress import Progress, in_words
+from loupe.steplog import Log
 
 
 @pytest.fixture(autouse=True)
@@ -90,19 +92,27 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("raised", "passed_on", "status"),
+    ("raised", "code", "status"),
     [
-        (ValueError("bug"), ValueError, "failed"),
-        (KeyboardInterrupt(), SystemExit, "interrupted"),
-        (SystemExit(REQUEUE), SystemExit, "interrupted"),
-        (SystemExit(1), SystemExit, "failed"),
-        (SystemExit(0), SystemExit, "finished"),
+        (InputError("no photos"), 2, "failed"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (SystemExit(REQUEUE), 75, "interrupted"),
+        (SystemExit(1), 1, "failed"),
+        (SystemExit(0), 0, "finished"),
+        (SystemExit(), None, "finished"),
     ],
 )
-def test_how_a_step_ended(tmp_path: Path, raised: BaseException, passed_on: type[BaseException], status: str) -> None:
-    with pytest.raises(passed_on), tracking.step("cut_tiles", "demo", tmp_path):
+def test_how_a_step_ended(tmp_path: Path, raised: BaseException, code: int | None, status: str) -> None:
+    with pytest.raises(SystemExit) as caught, tracking.step("cut_tiles", "demo", tmp_path):
         raise raised
+    assert caught.value.code == code
     assert facts(tmp_path)["status"] == status
+
+
+def test_a_bug_is_passed_on_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bug"), tracking.step("cut_tiles", "demo", tmp_path):
+        raise ValueError("bug")
+    assert (facts(tmp_path)["status"], facts(tmp_path)["error"]) == ("failed", "ValueError('bug')")
 
 
 def test_an_older_log_is_replaced_and_never_written_through(tmp_path: Path) -> None:
@@ -126,19 +136,55 @@ def test_what_the_library_logs_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "log.txt").read_text() == "x is damaged\n"
 
 
-def test_secrets_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+SECRETS = re.compile(rb"hunter2|sesame|swordfish")
+
+
+def write_log_with_secrets(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they may well come from: parameters, the environment, an address, an error that quotes them."""
     monkeypatch.setenv("HUB_TOKEN", "hunter2hunter2")
     url = "https://me:swordfish@example.org/x"
     parameters = {"api_key": "sesame-open", "tokens": 512, "url": url, "list": ["hunter2hunter2"]}
-    with pytest.raises(SystemExit), tracking.step("s", "demo", tmp_path, parameters) as record:
+
+    def tell_all(record: Log) -> None:
+        record.scalars(0, {"loss": 1.0})
+        record.say("using hunter2hunter2")
+        record.summary({"note": "hunter2hunter2"})
         raise InputError("hunter2hunter2 was refused")
-    record.say("using hunter2hunter2")
-    record.summary({"note": "hunter2hunter2"})
-    record.save()
-    written = "".join(path.read_text() for path in tmp_path.iterdir() if path.is_file()) + capsys.readouterr().err
-    assert not re.search("hunter2|sesame|swordfish", written)
+
+    with pytest.raises(SystemExit), tracking.step("s", "demo", log, parameters) as record:
+        tell_all(record)
+
+
+def test_secrets_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> None:
+    write_log_with_secrets(tmp_path, monkeypatch)
+    written = (
+        b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file()) + capfdbinary.readouterr().err
+    )
+    assert not SECRETS.search(written)
     assert facts(tmp_path)["parameters"]["tokens"] == 512
     assert facts(tmp_path)["parameters"]["url"] == "https://(hidden)@example.org/x"
+    assert facts(tmp_path)["summary"] == {"note": "(hidden)"}
+    assert facts(tmp_path)["error"] == "(hidden) was refused"
+
+
+def test_secrets_in_an_error_that_nobody_expected_are_not_printed(tmp_path: Path) -> None:
+    """Python prints it itself, with what caused it and the lines of the program."""
+    program = (
+        "from pathlib import Path\n"
+        "from loupe import tracking\n"
+        "with tracking.step('s', 'demo', Path('log')):\n"
+        "    try:\n"
+        "        raise KeyError('hunter2hunter2')\n"
+        "    except KeyError as error:\n"
+        "        raise RuntimeError('GET https://me:swordfish@example.org/x failed') from error\n"
+    )
+    environment = os.environ | {"HUB_TOKEN": "hunter2hunter2"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert not SECRETS.search(done.stdout + done.stderr + (tmp_path / "log" / "run.json").read_bytes())
+    assert done.stderr.startswith(b"Traceback")
+    assert b"KeyError: '(hidden)'" in done.stderr
+    assert done.stderr.endswith(b"RuntimeError: GET https://(hidden)@example.org/x failed\n")
 
 
 # --- provenance and progress ------------------------------------------------------------------------------------------
@@ -178,6 +224,18 @@ def test_the_digest_of_a_large_file_is_sampled_and_says_so(tmp_path: Path) -> No
             file.seek(place)
             file.write(b"\0")
     assert provenance.digest(path) == first
+
+
+def test_a_terminal_that_is_gone_stops_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    shown = Progress("fit_encoder demo")
+    shown.say("a line")
+    shown.show("fine", 1, 100, {})
+    shown.close()
 
 
 def test_plain_progress_comes_at_most_every_quarter_minute_and_tells_what_is_left(
@@ -332,6 +390,20 @@ def test_sync_finds_restored_logs_and_says_what_is_new(
     assert capsys.readouterr().out == "MLflow: 2 logs, 0 new\n"
 
 
+def test_secrets_do_not_reach_mlflow(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_log_with_secrets(tmp_path / "log", monkeypatch)
+    use(database, monkeypatch).replay(tmp_path / "log")
+    run = runs(database)["s"]
+    assert run.data.params["api_key"] == run.data.tags["loupe.note"] == "(hidden)"
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    files = [*tmp_path.glob("mlflow.db*"), *(path for path in artifacts.rglob("*") if path.is_file())]
+    assert {path.name for path in files} >= {"mlflow.db", "log.txt"}
+    written = {path: path.read_bytes() for path in files}
+    assert not [path for path, content in written.items() if SECRETS.search(content)]
+    assert b"example.org" in written[tmp_path / "mlflow.db"]  # what is not secret can be found like this
+    assert b"using (hidden)" in written[artifacts / "log.txt"]
+
+
 def test_four_at_once_on_a_fresh_database_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("mlflow")  # once, before the processes part
     logs = [write_log(tmp_path, f"step_{number}", points=20) for number in range(4)]
@@ -362,6 +434,22 @@ def test_a_step_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     subprocess.run([sys.executable, "-c", STEP], cwd=tmp_path, env=environment, check=True, timeout=60)
     assert facts(tmp_path / "data/log/cut_tiles")["seconds"] < 5
+
+
+def test_a_log_written_while_the_server_was_away_is_synced_later(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    subprocess.run([sys.executable, "-c", STEP], cwd=tmp_path, env=away, check=True, timeout=60)
+    assert runs(database) == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.chdir(tmp_path)
+    assert tracking.main(["sync"]) == 0
+    assert capsys.readouterr().out == "MLflow: 1 logs, 1 new\n"
+    run = runs(database)["cut_tiles"]
+    assert run.data.metrics["loss"] == 1.0
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["loupe.execution"] == facts(tmp_path / "data/log/cut_tiles")["execution"]
 
 
 def test_sync_says_that_a_server_is_away(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from loupe.errors import InputError
-from loupe.interrupt import REQUEUE
+from loupe.interrupt import REQUEUE, ending_with_parent
 from loupe.method import Segment, Trainee
-from loupe.training import fit
+from loupe.training import fit, step_seed
 
 
 class Fit:
@@ -84,6 +84,16 @@ def train(method: Trainee, resume: Path, report: Any = ignore, seed: int = 0, sa
     return method
 
 
+def into(trained: list[int]) -> Any:
+    """A report that notes the steps that were trained now, and not before a resumption."""
+    return lambda part, done, *_: trained.append(done) if part != "resumed" else None
+
+
+def saved_steps(resume: Path) -> list[int]:
+    """The steps of the checkpoints that lie there."""
+    return sorted(int(path.name[:9]) for path in resume.glob("*.safetensors"))
+
+
 def state_file(resume: Path) -> dict[str, Any]:
     return dict(json.loads((resume / "state.json").read_text()))
 
@@ -140,7 +150,9 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     # Saved after every step: the report of step n comes before its checkpoint, so step n is done a second time.
     with pytest.raises(Stop):
         train(Fit(), tmp_path, kill, save_every=0)
-    assert torch.equal(train(Fit(), tmp_path).weights, straight)
+    trained: list[int] = []
+    assert torch.equal(train(Fit(), tmp_path, into(trained)).weights, straight)
+    assert trained == list(range(steps, STEPS + 1))
 
 
 def test_a_resumed_run_reports_the_whole_curve(tmp_path: Path) -> None:
@@ -173,7 +185,7 @@ def test_a_complete_run_is_not_trained_again(tmp_path: Path, straight: Tensor) -
     assert torch.equal(again.weights, straight)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_at_the_end_of_the_step_and_asks_to_be_started_again(
     tmp_path: Path, straight: Tensor, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +193,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_asks_to_be_started_again(
     started = tmp_path / "started"
 
     def work() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
         train(Fit(), tmp_path / "resume", lambda *_: started.touch())
 
     child = in_child(work)
@@ -192,8 +205,54 @@ def test_a_signal_saves_at_the_end_of_the_step_and_asks_to_be_started_again(
     state = state_file(tmp_path / "resume")
     assert (state["state"], state["reason"]) == ("requeue", number.name)
     assert 0 < state["done"] < STEPS
+    assert saved_steps(tmp_path / "resume")[-1] == state["done"]
     monkeypatch.setattr(Fit, "pause", 0.0)
-    assert torch.equal(train(Fit(), tmp_path / "resume").weights, straight)
+    trained: list[int] = []
+    assert torch.equal(train(Fit(), tmp_path / "resume", into(trained)).weights, straight)
+    assert trained == list(range(state["done"] + 1, STEPS + 1))
+
+
+class Signalled(Fit):
+    """Gets a signal amid step 8, and looks at its checkpoints right before, right after, and at the step's end."""
+
+    def __init__(self, resume: Path, number: signal.Signals) -> None:
+        super().__init__()
+        self.resume, self.number = resume, number
+        self.found: list[dict[str, bytes]] = []
+
+    def look(self) -> None:
+        self.found.append({path.name: path.read_bytes() for path in self.resume.iterdir()})
+
+    def losses(self, batch: Tensor, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        if self.seen == 7:
+            self.look()
+            signal.raise_signal(self.number)
+            self.look()
+        return super().losses(batch, segment)
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        replaced = super().after_step(segment, step)
+        if self.seen == 8:
+            self.look()
+        return replaced
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_sets_a_flag_and_the_end_of_the_step_saves(
+    tmp_path: Path, straight: Tensor, number: signal.Signals
+) -> None:
+    method = Signalled(tmp_path, number)
+    with pytest.raises(SystemExit) as caught:
+        train(method, tmp_path)
+    assert caught.value.code == REQUEUE == 75
+    before, after, at_the_end = method.found
+    assert before == after == at_the_end
+    assert json.loads(before["state.json"])["state"] == "running"
+    assert saved_steps(tmp_path) == [5, 8]  # that of the first segment's end, and the one asked for
+    assert state_file(tmp_path) == {"state": "requeue", "done": 8, "total": STEPS, "reason": number.name}
+    trained: list[int] = []
+    assert torch.equal(train(Fit(), tmp_path, into(trained)).weights, straight)
+    assert trained == list(range(9, STEPS + 1))
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:
@@ -202,42 +261,78 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC dies of a signal without handing it on."""
-    monkeypatch.setattr(Fit, "pause", 0.5)
-    resume, started = tmp_path / "resume", tmp_path / "started"
+def leave_alone(work: Callable[[], object], started: Path, hang_ups: signal.Handlers) -> None:
+    """Kills the process that started this work, which watches it."""
+
+    def watched() -> None:
+        with ending_with_parent():
+            work()
 
     def parent() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the parent may leave
-        in_child(lambda: train(Fit(), resume, lambda *_: started.touch()))
+        signal.signal(signal.SIGHUP, hang_ups)
+        in_child(watched)
         wait_for(started.exists)
         os.kill(os.getpid(), signal.SIGKILL)
 
     in_child(parent).join(60)
+
+
+def test_a_run_whose_parent_is_gone_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC dies of a signal without handing it on."""
+    monkeypatch.setattr(Fit, "pause", 0.3)
+    resume, started = tmp_path / "resume", tmp_path / "started"
+    leave_alone(lambda: train(Fit(), resume, lambda *_: started.touch()), started, signal.SIG_DFL)
     wait_for(lambda: state_file(resume)["state"] != "running")
     state = state_file(resume)
-    assert state["state"] == "requeue"
-    assert "gone" in state["reason"]
+    assert (state["state"], state["reason"]) == ("requeue", "SIGTERM")
     assert 0 < state["done"] < STEPS
 
 
-class Explodes(Fit):
-    """Its loss is NaN at the second step of "grow"; with `gradient`, only its gradient is."""
+def test_under_nohup_the_parent_may_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fit, "pause", 0.2)
+    resume, started = tmp_path / "resume", tmp_path / "started"
+    leave_alone(lambda: train(Fit(), resume, lambda *_: started.touch()), started, signal.SIG_IGN)
+    wait_for(lambda: state_file(resume)["state"] != "running")
+    assert state_file(resume)["state"] == "complete"
 
-    def __init__(self, gradient: bool = False) -> None:
+
+def test_a_run_that_was_told_to_stop_is_not_cut_short(tmp_path: Path) -> None:
+    """SLURM tells every process of a job, and `workflow/stage.py` tells the step once more."""
+    end = tmp_path / "end"
+
+    def work() -> None:
+        try:
+            train(Fit(), tmp_path / "resume", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            end.touch()
+
+    child = in_child(work)
+    child.join(60)
+    assert (child.exitcode, end.exists()) == (REQUEUE, True)
+
+
+class Explodes(Fit):
+    """Its loss is `value` at the second step of "grow"; with None it is zero, and only its gradient is NaN."""
+
+    def __init__(self, value: float | None) -> None:
         super().__init__()
-        self.gradient = gradient
+        self.value = value
 
     def losses(self, batch: Tensor, segment: Segment) -> dict[str, dict[str, Tensor]]:
         losses = super().losses(batch, segment)
         if self.seen == 6:
+            self.last = batch, torch.rand(4)  # what it drew with the generator, and what without
             zero = (self.weights[0] * 0).abs()
-            losses["weights"]["edge"] = zero.sqrt() if self.gradient else zero * math.nan
+            losses["weights"]["edge"] = zero.sqrt() if self.value is None else zero + self.value
         return losses
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    exploding = Explodes()
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, value: float
+) -> None:
+    exploding = Explodes(value)
     with pytest.raises(
         InputError, match=r"segment grow, step 1, seed 0: loss edge not finite; .*resume.* lower learning"
     ):
@@ -245,14 +340,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert exploding.seen == 6, "on a CPU it stops before `after_step` sees the wreck"
     expected = {"state": "failed", "segment": "grow", "step": 1, "seed": 0, "terms": ["loss edge"]}
     assert state_file(tmp_path / "resume") == expected
-    dones: list[int] = []
-    train(Fit(), tmp_path / "resume", lambda part, done, *_: dones.append(done) if part != "resumed" else None)
-    assert dones[0] == 6
+    trained: list[int] = []
+    train(Fit(), tmp_path / "resume", into(trained))
+    assert trained == list(range(6, STEPS + 1))
+
+
+def test_the_batch_of_a_failure_can_be_made_again_from_what_is_noted(tmp_path: Path) -> None:
+    exploding = Explodes(math.inf)
+    with pytest.raises(InputError, match="not finite"):
+        train(exploding, tmp_path, seed=3)
+    noted, method = state_file(tmp_path), Fit()
+    segments = [segment for segment in method.segments() if segment.steps]
+    index = [segment.name for segment in segments].index(noted["segment"])
+    seed = step_seed(noted["seed"], index, noted["step"])
+    batch = method.batch(segments[index], noted["step"], torch.Generator().manual_seed(seed))
+    torch.manual_seed(seed)
+    Fit.losses(method, batch, segments[index])
+    assert torch.equal(exploding.last[0], batch)
+    assert torch.equal(exploding.last[1], torch.rand(4))
 
 
 def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="segment grow, step 1, seed 0: the parameters of weights not finite"):
-        train(Explodes(gradient=True), tmp_path, save_every=0)
+        train(Explodes(None), tmp_path, save_every=0)
     assert torch.isfinite(train(Fit(), tmp_path).weights).all()
 
 

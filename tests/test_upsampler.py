@@ -85,7 +85,7 @@ def test_an_output_looks_no_farther_than_the_radius(head: str, ratio: int) -> No
         assert given[0, 0, side // 2, side // 2] != 0
 
 
-@pytest.mark.parametrize("head", ["bilinear", "shuffle"])
+@pytest.mark.parametrize("head", ["bilinear", "nearest", "shuffle"])
 @pytest.mark.parametrize("memory", [1, 300_000, 1 << 30])
 def test_tiles_make_the_picture_of_the_whole(head: str, memory: int) -> None:
     config = UpsamplerConfig(blocks=1, width=8, growth=4, head=head, residual=True)  # type: ignore[arg-type]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import room_camera, room_photo
+from conftest import WINDOWS, room_camera, room_photo
 
-from loupe import volume
+from loupe import field_views, volume
 from loupe.errors import InputError
 from loupe.fields.radiance import FieldConfig, RadianceField, lattice_shape, plane_shift
 from loupe.method import Recipe, Setting, Window
@@ -222,13 +222,25 @@ def test_depth_is_where_the_room_is(trained: VoxelGrid, room: Setting) -> None:
     assert picture.opacity.mean() > 0.97
 
 
-def test_windows_are_parts_of_the_whole(trained: VoxelGrid, room: Setting) -> None:
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_windows_are_parts_of_the_whole(trained: VoxelGrid, room: Setting, window: Window) -> None:
     camera = room.scene.camera(room.scene.test[0], "full")
     whole = trained.render(camera, 0.0)
-    window = Window(13, 7, 30, 20)
-    part = trained.render(camera, 0.0, window)
-    for one, other in zip(part, whole, strict=True):
-        torch.testing.assert_close(one, other[7:27, 13:43], atol=1e-5, rtol=1e-5)
+    part = slice(window.y, window.y + window.height), slice(window.x, window.x + window.width)
+    for made, of in zip(trained.render(camera, 0.0, window), whole, strict=True):
+        torch.testing.assert_close(made, of[part], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_rays_a_few_at_a_time_make_the_picture_of_the_whole(
+    trained: VoxelGrid, room: Setting, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    camera = room.scene.camera(room.scene.test[0], "low")
+    assert camera.width * camera.height < field_views._CHUNK
+    whole = trained.render(camera, 0.0)
+    monkeypatch.setattr(field_views, "_CHUNK", chunk)
+    for one, other in zip(trained.render(camera, 0.0), whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_the_joint_phase_starts_where_the_encoder_ended(trained: VoxelGrid, room: Setting) -> None:

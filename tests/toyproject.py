@@ -11,9 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +26,7 @@ EVERY = sorted(
     ["ingest_photos@left", "ingest_photos@right", "write_report@all"]
     + [f"{step}@{trial}" for step in ("fit_encoder", "train_joint") for trial in TRIALS]
 )
+STEPS = 200  # of a training, see toy/steps/training.py
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Project:
         home.mkdir(exist_ok=True)
         own = {
             "TOY": self.orders,
+            "MLFLOW_TRACKING_URI": "none",
             "HOME": home,
             "XDG_CACHE_HOME": home,
             "XDG_CONFIG_HOME": home,
@@ -66,6 +71,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup steps watch no parent
             **options,
         )
 
@@ -96,6 +102,15 @@ class Project:
         order.write_text(what)
         return order
 
+    def trained(self, instance: str) -> list[list[int]]:
+        """The steps, in order, that each execution of a training did."""
+        lines = self.orders / f"trained.{instance.replace('@', '.')}"
+        done: dict[str, list[int]] = {}
+        for line in lines.read_text().splitlines() if lines.exists() else []:
+            process, step = line.split()
+            done.setdefault(process, []).append(int(step))
+        return list(done.values())
+
     def replace(self, name: str, old: str, new: str) -> None:
         text = self.path(name).read_text()
         assert old in text
@@ -104,10 +119,12 @@ class Project:
     def product(self) -> str:
         return self.path("data/report/product.txt").read_text()
 
-    def true_product(self, scratch: Path) -> str:
+    def true_product(self, scratch: Path, trainings: Sequence[str] = ()) -> str:
         """The report's product by the steps alone, run one after the other in a copy of the sources."""
         for name in ("steps", "configs", "data/captures"):
             shutil.copytree(self.path(name), scratch / name)
+        for instance in trainings:
+            Project(scratch, scratch).order(instance, "train 0")
         stages = yaml.safe_load(self.path("dvc.lock").read_text())["stages"]
         order = ["ingest_photos", "fit_encoder", "train_joint", "write_report"]
         environment = self.environment | {"TOY": str(scratch)}
@@ -136,3 +153,22 @@ def copy(project: Project, folder: Path) -> Project:
     """The project as it stands, dates and hard links kept, in another folder."""
     subprocess.run(["cp", "-a", f"{project.root.parent}/.", str(folder)], check=True)
     return Project(folder / "project", folder / "orders")
+
+
+def below(folder: Path) -> list[str]:
+    """The command lines of the processes that work in this folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == folder:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

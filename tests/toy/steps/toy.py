@@ -1,7 +1,8 @@
 """A step of no weight: its product is a digest of what it reads, and every execution leaves a line in $TOY/executed.
 
 The folder $TOY lies outside the repository. A file `<step>.<key>` in it tells the step what to do this once:
-`fail` with one line, `wait` for as long as the file exists, or `hang` for good.
+`fail` with one line, `wait` for as long as the file exists, or `hang` for good. As long as the file says `train PAUSE`,
+the step is a training that rests so many seconds at each of its own steps.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import hashlib
 import os
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
@@ -27,29 +29,42 @@ def run(step: str, version: int) -> None:
     toy = Path(os.environ["TOY"])
     with (toy / "executed").open("a") as executed:
         executed.write(f"{step}@{arguments.key} {os.getpid()}\n")
-    _obey(toy / f"{step}.{arguments.key}")
+    learned = _obey(toy / f"{step}.{arguments.key}", arguments.log)
 
     config = yaml.safe_load(arguments.config.read_text()) if arguments.config else {}
-    parts = [version, {section: config[section] for section in arguments.sections}, _read(arguments.read)]
+    parts = [version, {section: config[section] for section in arguments.sections}, _read(arguments.read), *learned]
     arguments.out.mkdir(parents=True)
     (arguments.out / "product.txt").write_text(hashlib.sha256(repr(parts).encode()).hexdigest())
-    arguments.log.mkdir(parents=True)
+    arguments.log.mkdir(parents=True, exist_ok=True)
     (arguments.log / "times.txt").write_text(str(time.time()))
 
 
-def _obey(order: Path) -> None:
-    if not order.exists():
-        return
-    match order.read_text():
-        case "fail":
+def _obey(order: Path, log: Path) -> list[float]:
+    """What the step learned, where it was told to train."""
+    match order.read_text().split() if order.exists() else []:
+        case ["fail"]:
             order.unlink()
             sys.exit(f"photo {order.name}: cannot be read; remove it")
-        case "wait":
+        case ["wait"]:
             while order.exists():
                 time.sleep(0.02)
-        case "hang":
+        case ["hang"]:
             order.unlink()
-            time.sleep(600)
+            with _real_step(order.name, log):
+                time.sleep(600)
+        case ["train", pause]:
+            from training import train
+
+            with _real_step(order.name, log):
+                return train(float(pause), Path("data/resume") / order.name, order.with_name(f"trained.{order.name}"))
+    return []
+
+
+def _real_step(name: str, log: Path) -> AbstractContextManager[object]:
+    """What the real steps run in; the others do not wait for its import."""
+    from loupe import tracking
+
+    return tracking.step(name, "toy", log)
 
 
 def _read(folder: Path) -> list[tuple[str, bytes]]:
