@@ -53,7 +53,7 @@ class Photo:
     """One ingested photo.
 
     Attributes:
-        name: the photo's file name without suffix; the view's name.
+        name: the view's name: the photo's file name without suffix, after its folders where photos lie in several.
         file: the picture, relative to the folder of `photos.json`.
         width, height: its size.
         source_width, source_height: the upright photo's size before shrinking.
@@ -129,10 +129,15 @@ def find_photos(folder: Path) -> list[Path]:
             continue
         if not path.resolve().is_relative_to(root):
             raise InputError(f"{path}: the link leaves the capture; put the photo itself there")
-        if not _STEM.fullmatch(unicodedata.normalize("NFC", path.stem)):
-            raise InputError(f"{str(path)!r}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
+        check_view_name(path.stem, repr(str(path)))
         found.append(path)
     return found
+
+
+def check_view_name(name: str, where: str) -> None:
+    """Raises `InputError`, opened by `where`, for a photo's name that could not safely become a view's name."""
+    if not _STEM.fullmatch(unicodedata.normalize("NFC", name)):
+        raise InputError(f"{where}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
 
 
 def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:

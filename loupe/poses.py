@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from loupe.camera import Array
 from loupe.config import Config
@@ -31,9 +31,18 @@ _STRAIGHT_ENOUGH = 0.1
 
 
 class PosesConfig(SfmConfig):
-    """Section `poses` of a capture: where cameras come from ("sfm": estimated even if some are given), and how."""
+    """Section `poses` of a capture: where cameras come from ("auto": the capture's layout, if it gives some; "sfm":
+    estimated even if some are given; else the layout that gives them), and how."""
 
-    source: Literal["auto", "sfm", "llff"] = "auto"
+    source: str = "auto"
+
+    @field_validator("source")
+    @classmethod
+    def _is_known(cls, source: str) -> str:
+        known = ["auto", "sfm", *(name for name, layout in LAYOUTS.items() if layout.cameras)]
+        if source not in known:
+            raise ValueError(f"{source!r} gives no cameras; known here: {', '.join(known)}")
+        return source
 
 
 class SplitConfig(Config):
@@ -91,6 +100,8 @@ def estimate_scene(
         source = f"pycolmap {attempt.rung}"
     else:
         given = give_cameras(capture, table)
+        if not given:
+            raise InputError(f"{capture}: its {name} cameras are of none of the ingested photos; see poses.source")
         first = min(one.photo.frame for one in given)
         model = triangulate([one for one in given if one.photo.frame == first], folder, poses)
         attempt = Attempt("given", len(given), model.num_points3D(), model.compute_mean_reprojection_error())
@@ -171,9 +182,10 @@ def _view(one: Given, seen: Array, everything: Array, folder: Path, out: Path) -
         near, far = one.bounds or depth_bounds(_depths(pose, seen), _depths(pose, everything))
         straight = lens.camera(pose)
         plain = View(photo.name, straight, photo.file, near, far, photo.camera_id, photo.frame, photo.mask)
+        bent = lens.displacement()
     except InputError as error:
         raise InputError(f"photo {photo.name}: {error}") from None
-    if lens.displacement() <= _STRAIGHT_ENOUGH:
+    if bent <= _STRAIGHT_ENOUGH:
         return _relocated(plain, folder, out)
     camera = replace(lens.pinhole(), cam_from_world=pose)
     (out / "images").mkdir(exist_ok=True)

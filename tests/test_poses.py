@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from loupe import sfm
+from loupe import poses, sfm
 from loupe.align import compare_cameras
 from loupe.camera import Array, Camera
 from loupe.errors import InputError
@@ -181,6 +181,13 @@ def test_sfm_may_be_asked_for_although_cameras_are_given(tmp_path: Path) -> None
     assert scene.source.startswith("pycolmap")
     assert {os.path.dirname(view.image) for view in scene.views} == {"../photos"}
     assert scene.views[0].camera.fx == pytest.approx(FOCAL, rel=0.005)
+
+
+def test_a_given_lens_that_folds_its_picture_is_refused_with_the_photo(tmp_path: Path) -> None:
+    one = named(["p0"])[0]
+    given = one._replace(lens=one.lens._replace(k1=-9.0), bounds=(1.0, 2.0))
+    with pytest.raises(InputError, match=r"^photo p0: lens: distortion -9, 0, 0 folds the picture"):
+        poses._view(given, np.zeros((0, 3)), np.zeros((0, 3)), tmp_path, tmp_path)
 
 
 def failing(real: Callable[..., object], rungs: int) -> Callable[..., object]:

@@ -108,6 +108,7 @@ def test_photos_left_out_do_not_shift_the_rows(tmp_path: Path) -> None:
         ([row(), row() * np.nan, row()], "row 1 holds NaN"),
         ([row(height=80)] * 3, "another shape"),
         ([row(height=0, width=0)] * 3, "another shape"),
+        ([row(), row(near=-1), row()], "near -1 and far 9 of b are not 0 < near < far"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path: Path, rows: object, message: str) -> None:
