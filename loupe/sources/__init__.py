@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import colmap, llff, nerf_synthetic, photos
+from loupe.sources import colmap, llff, nerf_synthetic, nerfstudio, photos
 from loupe.sources.given import Given
 
 
@@ -33,6 +33,8 @@ class Layout(NamedTuple):
 LAYOUTS: dict[str, Layout] = {
     "llff": Layout(llff.recognises, photos.shots, llff.cameras),
     "nerf_synthetic": Layout(nerf_synthetic.recognises, nerf_synthetic.shots, nerf_synthetic.cameras),
+    # Before the COLMAP model that nerfstudio makes its file of, and keeps in the same folder.
+    "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras),
     "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
     "photos": Layout(photos.recognises, photos.shots, None),
 }

@@ -8,9 +8,10 @@ Lenses: OpenCV's formula with `fl_x`, `fl_y`, `cx`, `cy` in pixels of a picture 
 `camera_angle_x`, the horizontal field of view in radians, by w / 2 / tan(angle / 2) (Mildenhall et al. 2020, published
 code); `fl_y` likewise from `camera_angle_y`, or it is `fl_x`; the principal point is the centre; coefficients are zero.
 
-Pixels: no half pixel is to be added. Both projects copy `cx`, `cy` from COLMAP, whose top-left pixel has its centre at
-(.5, .5) (https://colmap.github.io/tutorial.html), and send its ray through there: "a ray for pixel (0,0) will shoot
-through the center of that pixel" (the page above; nerfstudio issue 2255).
+Pixels: no half pixel is to be added. nerfstudio's and Instant-NGP's converters copy `cx`, `cy` from COLMAP, whose
+top-left pixel has its centre at (.5, .5) (https://colmap.github.io/tutorial.html); nerfstudio sends that pixel's ray
+through the same point ("a ray for pixel (0,0) will shoot the ray through the center of that pixel", the page above; its
+issue 2255).
 """
 
 from __future__ import annotations
