@@ -9,9 +9,9 @@ Lenses: OpenCV's formula with `fl_x`, `fl_y`, `cx`, `cy` in pixels of a picture 
 code); `fl_y` likewise from `camera_angle_y`, or it is `fl_x`; the principal point is the centre; coefficients are zero.
 
 Pixels: no half pixel is to be added. nerfstudio's and Instant-NGP's converters copy `cx`, `cy` from COLMAP, whose
-top-left pixel has its centre at (.5, .5) (https://colmap.github.io/tutorial.html), and nerfstudio sends that pixel's ray
-through (.5, .5): "a ray for pixel (0,0) will shoot the ray through the center of that pixel" (the page above; its issue
-2255).
+top-left pixel has its centre at (.5, .5) (https://colmap.github.io/tutorial.html); nerfstudio sends that pixel's ray
+through the same point ("a ray for pixel (0,0) will shoot the ray through the center of that pixel", the page above; its
+issue 2255).
 """
 
 from __future__ import annotations
