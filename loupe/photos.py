@@ -37,6 +37,7 @@ _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|RIFF....WEBP", re.
 _STEM = re.compile(r"\w[\w .,()+@=-]{0,119}")
 _DIAGONAL_35MM = math.hypot(36, 24)
 _THUMBNAIL = 512
+_MOST_THUMBNAILS = 96  # on the contact sheet
 
 # Pillow reads the size from the header and refuses more than twice this before it decodes.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -97,7 +98,8 @@ class Shot(NamedTuple):
 
 
 class Ingested(NamedTuple):
-    """What `ingest` made: the `photos`, the files `left_out` with the reason, and a `contact_sheet`."""
+    """What `ingest` made: the `photos`, the files `left_out` with the reason, and a `contact_sheet`
+    of them, or of some of them, evenly apart, if they are many."""
 
     photos: list[Photo]
     left_out: dict[str, str]
@@ -150,7 +152,10 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
         InputError: two photos share a name but for case or suffix, or fewer than three are usable.
     """
     _refuse_clashes(shots)
-    photos, left_out, thumbnails = [], {}, []
+    photos: list[Photo] = []
+    left_out: dict[str, str] = {}
+    thumbnails: list[Pixels] = []
+    apart = -(-len(shots) // _MOST_THUMBNAILS)
     for shot in shots:
         try:
             photo, thumbnail = _store(shot, _with_mask(_decode(shot.file), shot.mask), config.shrink, out)
@@ -158,8 +163,9 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
             left_out[str(shot)] = str(reason)
             say(f"{shot} left out: {reason}")
             continue
+        if len(photos) % apart == 0:
+            thumbnails.append(thumbnail)
         photos.append(photo)
-        thumbnails.append(thumbnail)
     if len(photos) < MIN_PHOTOS:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
         where = f"{shots[0].file.parent}: " if shots else ""
@@ -167,6 +173,8 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
     (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     _name_blurred(photos, say)
+    if len(thumbnails) < len(photos):
+        say(f"the contact sheet shows {len(thumbnails)} of {len(photos)} photos")
     return Ingested(photos, left_out, _contact_sheet(thumbnails))
 
 

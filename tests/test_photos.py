@@ -330,6 +330,16 @@ def test_the_contact_sheet_shows_every_photo(tmp_path: Path) -> None:
     assert set(range(10, 80, 10)) <= set(np.unique(sheet))
 
 
+def test_of_many_photos_the_contact_sheet_shows_some(tmp_path: Path) -> None:
+    """Every third of 250, from the first to nearly the last."""
+    for number in range(250):
+        save(tmp_path / "in" / f"{number:03d}.png", np.full((8, 8, 3), number, np.uint8))
+    made, _, said = run(tmp_path / "in", fillers=0)
+    assert len(made.photos) == 250
+    assert set(np.unique(made.contact_sheet)) - {128} == set(range(0, 250, 3))
+    assert said[-1] == "the contact sheet shows 84 of 250 photos"
+
+
 def test_the_input_is_never_touched(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.jpg", smooth(), exif=exif(6))
     before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
