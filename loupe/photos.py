@@ -13,8 +13,9 @@ import shutil
 import struct
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from pydantic import Field
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import Pixels, shrink, write_image
+from loupe.video import read_frames, sharpest_frames
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # a JPEG that holds several pictures opens as "MPO", the first in front
 MIN_PHOTOS = 3
@@ -44,9 +46,17 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 
 class IngestConfig(Config):
-    """Section `ingest` of a capture: `shrink` photos by this whole factor, averaging areas; that is the input scale."""
+    """Section `ingest` of a capture.
+
+    Attributes:
+        shrink: photos are shrunk by this whole factor, averaging areas; that is the input scale.
+        frames: of a video through a scene that holds still: so many, the sharpest of as many equal stretches.
+        every: of a scene that moves: each n-th frame.
+    """
 
     shrink: int = Field(1, ge=1, le=64)
+    frames: int = Field(120, ge=MIN_PHOTOS)
+    every: int = Field(1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -84,17 +94,27 @@ class Photo:
 
 
 class Shot(NamedTuple):
-    """A photo of a capture as it was taken: the view's `name`, the `file`, which camera took it when (`camera_id`,
-    `frame`; one of each in a capture of single photos), and the file of its foreground mask, if there is one."""
+    """A photo of a capture as it was taken, or a frame of a video, or a whole video.
+
+    Attributes:
+        name: of the view; of a whole video, what its views' names begin with.
+        file: the photo or the video.
+        camera_id, frame: which camera took it, and when; one of each in a capture of single photos.
+        mask: the file of its foreground mask, or None.
+        still: the number of the video's frame that it is, or None for a photo.
+        is_walk: whether it stands for a whole video, of a scene that holds still, out of which frames are to be taken.
+    """
 
     name: str
     file: Path
     camera_id: str = "0"
     frame: int = 0
     mask: Path | None = None
+    still: int | None = None
+    is_walk: bool = False
 
     def __str__(self) -> str:
-        return self.name + self.file.suffix
+        return self.name + ("" if self.still is not None else self.file.suffix)
 
 
 class Ingested(NamedTuple):
@@ -145,20 +165,24 @@ def check_view_name(name: str, where: str) -> None:
 def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
     """Turn photos into upright 8-bit RGB pictures in `out`, which exists, one at a time, and write `photos.json`.
 
-    A JPEG or PNG in which nothing has to change is copied byte for byte; anything else becomes a PNG. An alpha channel
-    becomes a mask, unless the photo has one of its own. A photo that cannot be used is left out and named.
+    Of videos and of scenes that move, frames are taken as `config` says. A JPEG or PNG in which nothing has to change
+    is copied byte for byte; anything else becomes a PNG. An alpha channel becomes a mask, unless the photo has one of
+    its own. A photo that cannot be used is left out and named.
 
     Raises:
-        InputError: two photos share a name but for case or suffix, or fewer than three are usable.
+        InputError: two photos share a name but for case or suffix, fewer than three are usable, or a video is none.
     """
+    shots = [still for shot in shots if shot.frame % config.every == 0 for still in _stills(shot, config.frames)]
     _refuse_clashes(shots)
     photos: list[Photo] = []
     left_out: dict[str, str] = {}
     thumbnails: list[Pixels] = []
     apart = -(-len(shots) // _MOST_THUMBNAILS)
-    for shot in shots:
+    for shot, decoded in _decode_all(shots):
         try:
-            photo, thumbnail = _store(shot, _with_mask(_decode(shot.file), shot.mask), config.shrink, out)
+            if isinstance(decoded, _Unusable):
+                raise decoded
+            photo, thumbnail = _store(shot, _with_mask(decoded, shot.mask), config.shrink, out)
         except _Unusable as reason:
             left_out[str(shot)] = str(reason)
             say(f"{shot} left out: {reason}")
@@ -208,6 +232,40 @@ def _refuse_clashes(shots: Sequence[Shot]) -> None:
             both = f"{seen[key].file.name!r} and {shot.file.name!r}"
             raise InputError(f"{shot.file.parent}: {both} would be the same view; rename one")
         seen[key] = shot
+
+
+def _stills(shot: Shot, frames: int) -> list[Shot]:
+    """The shot itself, or the frames that are taken of a walk."""
+    if not shot.is_walk:
+        return [shot]
+    numbers = sharpest_frames(shot.file, frames)
+    return [shot._replace(name=f"{shot.name}_{number:06d}", still=number, is_walk=False) for number in numbers]
+
+
+def _decode_all(shots: Sequence[Shot]) -> Iterator[tuple[Shot, _Decoded | _Unusable]]:
+    """Each shot with its pixels or the reason why it has none; a video is decoded once for all frames in a row."""
+    for _, group in groupby(shots, key=lambda shot: (shot.file, shot.still is None)):
+        together = list(group)
+        yield from _decode_stills(together) if together[0].still is not None else map(_decode_photo, together)
+
+
+def _decode_photo(shot: Shot) -> tuple[Shot, _Decoded | _Unusable]:
+    try:
+        return shot, _decode(shot.file)
+    except _Unusable as reason:
+        return shot, reason
+
+
+def _decode_stills(shots: Sequence[Shot]) -> Iterator[tuple[Shot, _Decoded | _Unusable]]:
+    wanted = {shot.still: shot for shot in shots}
+    try:
+        for frame in read_frames(shots[0].file, {number for number in wanted if number is not None}):
+            yield wanted.pop(frame.number), _Decoded(frame.pixels, None, None, "", unchanged=False)
+        reason = "the video ends before this frame"
+    except InputError as error:
+        reason = str(error)
+    for shot in wanted.values():
+        yield shot, _Unusable(reason)
 
 
 def _decode(path: Path) -> _Decoded:

@@ -17,7 +17,7 @@ import numpy as np
 from loupe.errors import InputError
 from loupe.images import Pixels
 
-SUFFIXES = {"mp4", "mov", "m4v", "mkv", "webm", "avi"}
+_SUFFIXES = {"mp4", "mov", "m4v", "mkv", "webm", "avi"}
 _HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273, transfer characteristics
 _LOOKED_AT = 512  # pixels on the long side, where sharpness is measured
 
@@ -58,6 +58,24 @@ def read_frames(video: Path, numbers: Collection[int] | None = None) -> Iterator
                     )
     except av.error.FFmpegError as error:
         raise InputError(f"{video}: broken or no video ({error.strerror})") from None
+
+
+def count_frames(video: Path) -> int:
+    """As the file says it, or by decoding where it does not; raises `InputError` as `read_frames` does."""
+    import av
+
+    try:
+        with av.open(str(video)) as container:
+            if container.streams.video and container.streams.video[0].frames:
+                return int(container.streams.video[0].frames)
+    except av.error.FFmpegError as error:
+        raise InputError(f"{video}: broken or no video ({error.strerror})") from None
+    return sum(1 for _ in read_frames(video))
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """The videos in a folder, by suffix, in name order."""
+    return sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in _SUFFIXES and path.is_file())
 
 
 def sharpest_frames(video: Path, count: int) -> list[int]:

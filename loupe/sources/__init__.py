@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import colmap, llff, nerf_synthetic, nerfstudio, photos
+from loupe.sources import colmap, llff, nerf_synthetic, nerfstudio, neural3dv, photos, video
 from loupe.sources.given import Given
 
 
@@ -31,11 +31,13 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: dict[str, Layout] = {
+    "neural3dv": Layout(neural3dv.recognises, neural3dv.shots, neural3dv.cameras),  # before LLFF, whose table it has
     "llff": Layout(llff.recognises, photos.shots, llff.cameras),
     "nerf_synthetic": Layout(nerf_synthetic.recognises, nerf_synthetic.shots, nerf_synthetic.cameras),
     # Before the COLMAP model that nerfstudio makes its file of, and keeps in the same folder.
     "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras),
     "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
+    "video": Layout(video.recognises, video.shots, None),
     "photos": Layout(photos.recognises, photos.shots, None),
 }
 
@@ -47,4 +49,6 @@ def recognise(capture: Path) -> str:
     for name, layout in LAYOUTS.items():
         if layout.recognises(capture):
             return name
-    raise InputError(f"{capture}: holds no photos (JPEG, PNG, TIFF or WebP), neither directly nor in images/")
+    raise InputError(
+        f"{capture}: holds no photos (JPEG, PNG, TIFF or WebP), neither directly nor in images/, and no video"
+    )

@@ -34,27 +34,32 @@ def cameras(capture: Path, photos: Sequence[Photo]) -> list[Given]:
         InputError: the table is no such table, has not one row per photo of the capture, or speaks of pictures of
             another shape.
     """
+    rows = read_rows(capture, [shot.name for shot in folder_of_photos.shots(capture)])
+    return [camera(capture, photo, rows[photo.name]) for photo in photos]
+
+
+def read_rows(capture: Path, names: Sequence[str]) -> dict[str, Array]:
+    """The table's rows, (17,), for cameras of these names in this order.
+
+    Raises:
+        InputError: the table is no such table, or has not one row per name.
+    """
     path = capture / _FILE
-    names = [shot.name for shot in folder_of_photos.shots(capture)]
-    rows = dict(zip(names, _table(path, len(names)), strict=True))
-    return [_given(path, photo, rows[photo.name]) for photo in photos]
-
-
-def _table(path: Path, photos: int) -> Array:
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a plain NumPy array ({error})") from None
     if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 17 or table.dtype.kind not in "fiu":
         raise InputError(f"{path}: expected one row of 17 numbers per photo")
-    if len(table) != photos:
-        raise InputError(f"{path}: {len(table)} poses for {photos} photos; they must be as many")
+    if len(table) != len(names):
+        raise InputError(f"{path}: {len(table)} poses for {len(names)} photos; they must be as many")
     if not np.isfinite(table).all():
         raise InputError(f"{path}: row {int(np.argwhere(~np.isfinite(table))[0, 0])} holds NaN or infinity")
-    return table.astype(np.float64)
+    return dict(zip(names, table.astype(np.float64), strict=True))
 
 
-def _given(path: Path, photo: Photo, row: Array) -> Given:
+def camera(capture: Path, photo: Photo, row: Array) -> Given:
+    """The camera of a photo by its row; raises `InputError` if it is none, or for pictures of another shape."""
     matrix = row[:15].reshape(3, 5)
     down, right, backwards, position = matrix[:, :4].T
     height, width, focal = matrix[:, 4].tolist()
@@ -62,4 +67,4 @@ def _given(path: Path, photo: Photo, row: Array) -> Given:
     pose[:3, :3] = np.stack([right, down, -backwards])
     pose[:3, 3] = -pose[:3, :3] @ position
     lens = Lens(round(width), round(height), focal, focal, width / 2, height / 2)
-    return give(str(path), photo, lens, pose, (float(row[15]), float(row[16])))
+    return give(str(capture / _FILE), photo, lens, pose, (float(row[15]), float(row[16])))
