@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import llff, photos
+from loupe.sources import idr, llff, photos
 from loupe.sources.given import Given
 
 
@@ -32,6 +32,7 @@ class Layout(NamedTuple):
 
 LAYOUTS: dict[str, Layout] = {
     "llff": Layout(llff.recognises, photos.shots, llff.cameras),
+    "idr": Layout(idr.recognises, idr.shots, idr.cameras),
     "photos": Layout(photos.recognises, photos.shots, None),
 }
 

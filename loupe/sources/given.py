@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from loupe.camera import Array
@@ -28,6 +29,29 @@ class Given(NamedTuple):
     cam_from_world: Array
     bounds: tuple[float, float] | None = None
     part: Part | None = None
+
+
+def give(
+    where: str,
+    photo: Photo,
+    lens: Lens,
+    cam_from_world: Array,
+    bounds: tuple[float, float] | None = None,
+    part: Part | None = None,
+) -> Given:
+    """The camera of a photo whose `lens` is given for the photo as taken, at any resolution.
+
+    Raises:
+        InputError: the lens is for pictures of another shape, or the numbers make no camera; it opens with `where`.
+    """
+    try:
+        over = lens_over(photo, lens)
+        over.camera(cam_from_world)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if bounds is not None and not 0 < bounds[0] < bounds[1] < math.inf:
+        raise InputError(f"{where}: near {bounds[0]:g} and far {bounds[1]:g} of {photo.name} are not 0 < near < far")
+    return Given(photo, over, cam_from_world, bounds, part)
 
 
 def lens_over(photo: Photo, given: Lens) -> Lens:

@@ -16,7 +16,7 @@ from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo
 from loupe.sources import photos as folder_of_photos
-from loupe.sources.given import Given, lens_over
+from loupe.sources.given import Given, give
 from loupe.undistort import Lens
 
 _FILE = "poses_bounds.npy"
@@ -61,8 +61,5 @@ def _given(path: Path, photo: Photo, row: Array) -> Given:
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, down, -backwards])
     pose[:3, 3] = -pose[:3, :3] @ position
-    try:
-        lens = lens_over(photo, Lens(round(width), round(height), focal, focal, width / 2, height / 2))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return Given(photo, lens, pose, (float(row[15]), float(row[16])))
+    lens = Lens(round(width), round(height), focal, focal, width / 2, height / 2)
+    return give(str(path), photo, lens, pose, (float(row[15]), float(row[16])))
