@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import idr, llff, photos
+from loupe.sources import blendedmvs, idr, llff, photos
 from loupe.sources.given import Given
 
 
@@ -33,6 +33,7 @@ class Layout(NamedTuple):
 LAYOUTS: dict[str, Layout] = {
     "llff": Layout(llff.recognises, photos.shots, llff.cameras),
     "idr": Layout(idr.recognises, idr.shots, idr.cameras),
+    "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
     "photos": Layout(photos.recognises, photos.shots, None),
 }
 
