@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import blendedmvs, idr, llff, photos
+from loupe.sources import blendedmvs, idr, llff, panoptic, photos
 from loupe.sources.given import Given
 
 
@@ -34,6 +34,7 @@ LAYOUTS: dict[str, Layout] = {
     "llff": Layout(llff.recognises, photos.shots, llff.cameras),
     "idr": Layout(idr.recognises, idr.shots, idr.cameras),
     "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
+    "panoptic": Layout(panoptic.recognises, panoptic.shots, panoptic.cameras),
     "photos": Layout(photos.recognises, photos.shots, None),
 }
 
