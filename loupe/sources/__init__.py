@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import blendedmvs, idr, llff, panoptic, photos
+from loupe.sources import blendedmvs, easymocap, idr, llff, panoptic, photos
 from loupe.sources.given import Given
 
 
@@ -35,6 +35,7 @@ LAYOUTS: dict[str, Layout] = {
     "idr": Layout(idr.recognises, idr.shots, idr.cameras),
     "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
     "panoptic": Layout(panoptic.recognises, panoptic.shots, panoptic.cameras),
+    "easymocap": Layout(easymocap.recognises, easymocap.shots, easymocap.cameras),
     "photos": Layout(photos.recognises, photos.shots, None),
 }
 
