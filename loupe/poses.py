@@ -15,7 +15,7 @@ from loupe.camera import Array
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
-from loupe.photos import Photo
+from loupe.photos import Photo, Shot
 from loupe.scene import Points, Scene, View
 from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, triangulate
 from loupe.sources import LAYOUTS, recognise
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 _EVERY = 8
 # Less distortion than this, in pixels, is not worth resampling a picture for.
 _STRAIGHT_ENOUGH = 0.1
+_LEAST_POINTS = 10
+# Optical axes that differ by less than this many degrees, in the mean, meet nowhere in particular.
+_LEAST_TURN = 5.0
+# A camera on the edge of what all look at sees from here on, in radii of it.
+_NEAREST = 0.05
 
 
 class PosesConfig(SfmConfig):
@@ -99,16 +104,18 @@ def estimate_scene(
         given = _estimated(model, table)
         source = f"pycolmap {attempt.rung}"
     else:
+        _refuse_strangers(name, LAYOUTS[name].shots(capture), table)
         given = give_cameras(capture, table)
-        if not given:
-            raise InputError(f"{capture}: its {name} cameras are of none of the ingested photos; see poses.source")
         first = min(one.photo.frame for one in given)
         model = triangulate([one for one in given if one.photo.frame == first], folder, poses)
         attempt = Attempt("given", len(given), model.num_points3D(), model.compute_mean_reprojection_error())
         say(str(attempt))
         source = name
     points = _points(model)
-    views = [_view(one, _seen(model, one), points.xyz.astype(np.float64), folder, out) for one in given]
+    everything = points.xyz.astype(np.float64)
+    estimated = give_cameras is None
+    bounds = _bounds_by_matches(given, model, everything) if estimated else _bounds_of_given(given, everything, say)
+    views = [_view(one, near_and_far, folder, out) for one, near_and_far in zip(given, bounds, strict=True)]
     unplaced = sorted({photo.name for photo in table} - {view.name for view in views})
     if unplaced:
         say(f"{len(unplaced)} of {len(table)} photos not placed: {', '.join(unplaced)}")
@@ -146,16 +153,41 @@ def _tests(given: Sequence[Given], ordered: Sequence[str], split: SplitConfig) -
     return own if own and split.every is None else list(ordered[:: split.every or _EVERY])
 
 
-def depth_bounds(depths: Array, everything: Array) -> tuple[float, float]:
+def depth_bounds(depths: Array, everything: Array) -> tuple[float, float] | None:
     """Near and far that keep a tenth of margin around the points' z-depths, but for one in a thousand at either end.
 
-    Where fewer than ten of a view's own points lie in front of it, `everything` that does stands in for them.
+    Where fewer than ten of a view's own points lie in front of it, `everything` that does stands in for them; None
+    where that is no more either.
     """
     for candidates in (depths, everything):
-        if (candidates > 0).sum() >= 10:
+        if (candidates > 0).sum() >= _LEAST_POINTS:
             low, high = np.percentile(candidates[candidates > 0], (0.1, 99.9))
             return float(low * 0.9), float(high * 1.1)
-    raise InputError("poses: a view has fewer than ten points in front of it; the reconstruction is broken")
+    return None
+
+
+def common_ball(poses: Sequence[Array]) -> tuple[Array, float]:
+    """What cameras look at together: the centre (3,) and the radius of a ball.
+
+    The centre is the point with the least sum of squared distances to the optical axes; the ball is the largest around
+    it that holds no camera.
+
+    Args:
+        poses: cam_from_world (4, 4) each.
+
+    Raises:
+        InputError: the cameras look at no one place: nearly the same way all, or away from it.
+    """
+    stacked = np.stack(poses)
+    forward = stacked[:, 2, :3]
+    centers = -np.einsum("nij,ni->nj", stacked[:, :3, :3], stacked[:, :3, 3])
+    across = np.eye(3) - forward[:, :, None] * forward[:, None]  # what of a vector is not along the axis
+    if np.linalg.eigvalsh(across.mean(0))[0] < np.sin(np.radians(_LEAST_TURN)) ** 2:
+        raise InputError(f"all cameras look the same way, within {_LEAST_TURN:g} degrees")
+    center = np.linalg.solve(across.sum(0), np.einsum("nij,nj->i", across, centers))
+    if (np.einsum("nj,nj->n", forward, center - centers) <= 0).any():
+        raise InputError("the point nearest to all optical axes lies behind a camera")
+    return center, float(np.linalg.norm(center - centers, axis=1).min())
 
 
 def _estimated(model: pycolmap.Reconstruction, photos: Sequence[Photo]) -> list[Given]:
@@ -168,6 +200,64 @@ def _estimated(model: pycolmap.Reconstruction, photos: Sequence[Photo]) -> list[
     return sorted(given, key=lambda one: one.photo.name)
 
 
+def _refuse_strangers(layout: str, shots: Sequence[Shot], photos: Sequence[Photo]) -> None:
+    if strangers := sorted({photo.name for photo in photos} - {shot.name for shot in shots}):
+        raise InputError(
+            f"poses.source: the capture as {layout} has no photo {strangers[0]}; leave it at auto, or ingest anew"
+        )
+
+
+def _bounds_by_matches(
+    given: Sequence[Given], model: pycolmap.Reconstruction, everything: Array
+) -> list[tuple[float, float] | None]:
+    """Each view's bounds by the model's points that it shows for certain."""
+    return [
+        depth_bounds(_depths(one.cam_from_world, _seen(model, one)), _depths(one.cam_from_world, everything))
+        for one in given
+    ]
+
+
+def _bounds_of_given(
+    given: Sequence[Given], everything: Array, say: Callable[[str], None]
+) -> list[tuple[float, float] | None]:
+    """Each view's bounds as given, or by all points that lie in its picture, or by what the cameras look at together.
+
+    What a view matches with others is no measure here: of cameras far apart it may be the far wall alone, and a later
+    frame is not in the model at all.
+    """
+    bounds = [
+        one.bounds or depth_bounds(_depths_in_picture(one, everything), _depths(one.cam_from_world, everything))
+        for one in given
+    ]
+    return bounds if all(bounds) else _with_the_ball(given, bounds, say)
+
+
+def _depths_in_picture(one: Given, points: Array) -> Array:
+    """The z-depths of the points that a pinhole in the lens's place would show."""
+    pixels, depths = one.lens.camera(one.cam_from_world).project(points)
+    return np.asarray(depths[((pixels >= 0) & (pixels <= [one.lens.width, one.lens.height])).all(1)])
+
+
+def _with_the_ball(
+    given: Sequence[Given], bounds: Sequence[tuple[float, float] | None], say: Callable[[str], None]
+) -> list[tuple[float, float] | None]:
+    """The bounds, and for a view that has none those of the ball that all cameras look at together."""
+    try:
+        center, radius = common_ball([one.cam_from_world for one in given])
+    except InputError as error:
+        say(f"no bounds from what the cameras look at together: {error}")
+        return list(bounds)
+    lacking = sum(found is None for found in bounds)
+    place = ", ".join(f"{value:.3g}" for value in center)
+    say(
+        f"{lacking} of {len(given)} views have under {_LEAST_POINTS} points in front of them and no bounds: taken from"
+        f" what all cameras look at, a ball of radius {radius:.3g} around ({place})"
+    )
+    depths = [float(_depths(one.cam_from_world, center)) for one in given]
+    around = [(max(depth - radius, _NEAREST * radius), depth + radius) for depth in depths]
+    return [found or ball for found, ball in zip(bounds, around, strict=True)]
+
+
 def _seen(model: pycolmap.Reconstruction, one: Given) -> Array:
     """The model's points that the photo shows, (n, 3)."""
     image = model.find_image_with_name(one.photo.file)
@@ -175,11 +265,16 @@ def _seen(model: pycolmap.Reconstruction, one: Given) -> Array:
     return np.array([model.point3D(at.point3D_id).xyz for at in points if at.has_point3D()]).reshape(-1, 3)
 
 
-def _view(one: Given, seen: Array, everything: Array, folder: Path, out: Path) -> View:
+def _view(one: Given, bounds: tuple[float, float] | None, folder: Path, out: Path) -> View:
     """The view with its picture and mask as they stand, or resampled into `out` if the lens bends them visibly."""
     photo, lens, pose = one.photo, one.lens, one.cam_from_world
+    if bounds is None:
+        raise InputError(
+            f"photo {photo.name}: poses: fewer than {_LEAST_POINTS} points in front of it; the cameras are wrong,"
+            " or the photos show too little"
+        )
     try:
-        near, far = one.bounds or depth_bounds(_depths(pose, seen), _depths(pose, everything))
+        near, far = bounds
         straight = lens.camera(pose)
         plain = View(photo.name, straight, photo.file, near, far, photo.camera_id, photo.frame, photo.mask)
         bent = lens.displacement()

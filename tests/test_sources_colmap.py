@@ -240,7 +240,7 @@ def test_cameras_of_other_photos_are_refused(tmp_path: Path) -> None:
     write(model_of(["x.png", "y.png"]), capture / "sparse/0")
     for name in "xy":
         write_dot(capture / f"{name}.png", np.array([1, 1]))
-    with pytest.raises(InputError, match="colmap cameras are of none of the ingested photos"):
+    with pytest.raises(InputError, match="the capture as colmap has no photo p0; leave it at auto, or ingest anew"):
         estimate(tmp_path, capture, photos, source="colmap")
 
 
@@ -248,6 +248,6 @@ def test_a_source_without_cameras_is_refused() -> None:
     assert parse_section(PosesConfig, {"source": "colmap"}, "x.yaml: poses").source == "colmap"
     for name in ("photos", "colmpa"):
         with pytest.raises(
-            InputError, match=rf"^x.yaml: poses: source: .*'{name}' gives no cameras; .* auto, sfm, llff"
+            InputError, match=rf"^x.yaml: poses: source: .*'{name}' gives no cameras; .* auto, sfm, .*llff"
         ):
             parse_section(PosesConfig, {"source": name}, "x.yaml: poses")

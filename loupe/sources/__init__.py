@@ -12,7 +12,19 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources import colmap, llff, nerf_synthetic, nerfstudio, neural3dv, photos, video
+from loupe.sources import (
+    blendedmvs,
+    colmap,
+    easymocap,
+    idr,
+    llff,
+    nerf_synthetic,
+    nerfstudio,
+    neural3dv,
+    panoptic,
+    photos,
+    video,
+)
 from loupe.sources.given import Given
 
 
@@ -38,6 +50,10 @@ LAYOUTS: dict[str, Layout] = {
     "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras),
     "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
     "video": Layout(video.recognises, video.shots, None),
+    "idr": Layout(idr.recognises, idr.shots, idr.cameras),
+    "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
+    "panoptic": Layout(panoptic.recognises, panoptic.shots, panoptic.cameras),
+    "easymocap": Layout(easymocap.recognises, easymocap.shots, easymocap.cameras),
     "photos": Layout(photos.recognises, photos.shots, None),
 }
 

@@ -10,7 +10,11 @@ import numpy as np
 
 from loupe.camera import Array
 from loupe.errors import InputError
-from loupe.photos import Shot, check_view_name
+from loupe.photos import Shot, check_view_name, find_photos
+from loupe.undistort import Lens
+
+# Skew that moves no pixel of the picture further than this is rounding.
+_STRAIGHT_ENOUGH = 0.1
 
 
 def inside(capture: Path, relative: object, where: str) -> Path:
@@ -32,6 +36,17 @@ def view_name(photo: PurePosixPath, where: str) -> str:
     name = "_".join(photo.with_suffix("").parts)
     check_view_name(name, where)
     return name
+
+
+def photos_in(capture: Path, folder: str) -> list[Path]:
+    """The photos in a folder of the capture, in name order, none if it does not exist; see `find_photos`."""
+    path = inside(capture, folder, str(capture))
+    return find_photos(path) if path.is_dir() else []
+
+
+def by_stem(capture: Path, folder: str) -> dict[str, Path]:
+    """The photos in a folder of the capture by their name without suffix."""
+    return {path.stem: path for path in photos_in(capture, folder)}
 
 
 def in_name_order(shots: list[Shot]) -> list[Shot]:
@@ -71,3 +86,23 @@ def rigid(value: object, where: str) -> Array:
     if not turns or not np.allclose(transform[3], [0, 0, 0, 1]):
         raise InputError(f"{where}: not a rotation and a translation over a row of 0 0 0 1; check what wrote the file")
     return transform
+
+
+def pinhole(value: object, size: tuple[int, int], where: str, first_pixel: float = 0.5) -> Lens:
+    """The lens over a picture of `size` (width, height) that a 3x3 matrix of intrinsics describes.
+
+    Args:
+        first_pixel: where, in the pixels of the matrix, the centre of the top-left pixel lies, in x and in y.
+
+    Raises:
+        InputError: the matrix is none of intrinsics, or its pixels are skewed visibly.
+    """
+    matrix = numbers(value, (3, 3), where)
+    (fx, skew, cx), (zero, fy, cy), last = matrix.tolist()
+    if zero or last != [0, 0, 1] or min(fx, fy) <= 0:
+        raise InputError(f"{where}: not intrinsics (fx 0 cx, 0 fy cy, 0 0 1, with fx and fy above 0)")
+    moved = abs(skew) * max(abs(cy), abs(size[1] - cy)) / fy
+    if moved > _STRAIGHT_ENOUGH:
+        raise InputError(f"{where}: skew {skew:.3g} moves pixels by up to {moved:.2g}; only square-set pixels are read")
+    shift = 0.5 - first_pixel
+    return Lens(*size, fx, fy, cx + shift, cy + shift)
