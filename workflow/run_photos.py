@@ -30,8 +30,7 @@ poses:
   source: auto       # poses that lie beside the photos where there are any, else structure from motion
 scene:
   ratio: 4           # full-resolution pixels per low-resolution pixel
-  split:
-    every: 8         # every 8th photo is held out for the scores
+  split: {}          # held out for the scores: what the capture itself says, else every 8th photo
 space:
   kind: auto         # bounded box or forward-facing frustum, as the cameras suggest
 """
