@@ -1,7 +1,7 @@
 """How steady 4K-NeRF's films are on the demo: trained jointly, without depth, and separately (the paper's figure 4).
 
-Needs the demo's scene and encoder, as `make demo` leaves them, and takes some ten minutes. The slices (the middle column
-of every frame, side by side) are written to `data/consistency/`.
+Needs the demo's scene and encoder, as `make demo` leaves them, and takes some ten minutes. The slices, the middle
+columns of all frames side by side, are written to `data/consistency/`.
 """
 
 from __future__ import annotations
