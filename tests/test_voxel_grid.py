@@ -259,7 +259,7 @@ def test_a_graft_is_nothing_for_a_method_without_a_decoder(trained: VoxelGrid, r
 def test_a_scene_that_moves_is_refused(room: Setting) -> None:
     views = [dataclasses.replace(view, frame=number % 2) for number, view in enumerate(room.scene.views)]
     moving = dataclasses.replace(room, scene=dataclasses.replace(room.scene, views=views))
-    with pytest.raises(InputError, match="the scene moves, but method voxel_grid knows a single moment"):
+    with pytest.raises(InputError, match="the scene moves, but this method knows a single moment only"):
         METHODS["voxel_grid"]("encoder", Recipe(recipe()), moving)
 
 
