@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -47,6 +47,9 @@ class CarveConfig(SpaceConfig):
         views: at most so many training views are swept, evenly taken from all.
         slack: see `loupe.sweep.sweep_views`; more keeps more space.
         look_through: a voxel goes if more than this share of the views that can tell look through it.
+        by: what carves: "photos" by comparing them, "masks" by their hull; "auto" takes masks for several frames.
+        least: a voxel lives in the hull if so many views see it, and
+        agree: so many percent of those have it in their mask.
     """
 
     resolution: int = Field(128, ge=8, le=512)
@@ -54,6 +57,9 @@ class CarveConfig(SpaceConfig):
     views: int = Field(64, ge=2)
     slack: float = Field(0.2, ge=0, le=1)
     look_through: float = Field(0.4, ge=0, lt=1)
+    by: Literal["auto", "photos", "masks"] = "auto"
+    least: int = Field(4, ge=1)
+    agree: int = Field(90, ge=1, le=100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +129,10 @@ def carve_space(scene: Scene, tiles: Tiles, config: CarveConfig) -> Carved:
     Raises:
         InputError: the views are of several moments, no box fits, or nothing is left of it.
     """
-    if len({scene.view(name).frame for name in scene.train}) > 1:
-        raise InputError(f"{scene.folder}: views of several frames; photo-consistency carves a single moment")
+    if scene.moves:
+        raise InputError(
+            f"{scene.folder}: views of several frames; photo-consistency carves a single moment; use space.by: masks"
+        )
     space = choose_space(scene, config)
     names = [scene.train[index] for index in _evenly(len(scene.train), config.views)]
     pictures = [_working_picture(tiles.image(name, "low"), config.picture) for name in names]
@@ -156,7 +164,7 @@ def carve(
     Raises:
         InputError: nothing is left; the line says whether the box or the poses are to blame.
     """
-    shape = _grid_shape(space, config.resolution)
+    shape = grid_shape(space, config.resolution)
     seen, clear = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     rows = max(1, _VOXELS_AT_ONCE // (shape[1] * shape[2]))
     for start in range(0, shape[0], rows):
@@ -242,7 +250,7 @@ def view_votes(voxels: Voxels, sweeps: Sequence[Sweep]) -> tuple[Int[Tensor, " n
     return watching, through
 
 
-def _grid_shape(space: Space, resolution: int) -> tuple[int, int, int]:
+def grid_shape(space: Space, resolution: int) -> tuple[int, int, int]:
     """Voxels along each axis: cubes in a bounded space, the same number each way in a forward one."""
     if space.kind == "forward":
         return resolution, resolution, resolution

@@ -13,8 +13,9 @@ import shutil
 import struct
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from pydantic import Field
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import Pixels, shrink, write_image
+from loupe.video import read_frames, sharpest_frames
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # a JPEG that holds several pictures opens as "MPO", the first in front
 MIN_PHOTOS = 3
@@ -37,15 +39,24 @@ _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|RIFF....WEBP", re.
 _STEM = re.compile(r"\w[\w .,()+@=-]{0,119}")
 _DIAGONAL_35MM = math.hypot(36, 24)
 _THUMBNAIL = 512
+_MOST_THUMBNAILS = 96  # on the contact sheet
 
 # Pillow reads the size from the header and refuses more than twice this before it decodes.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 
 class IngestConfig(Config):
-    """Section `ingest` of a capture: `shrink` photos by this whole factor, averaging areas; that is the input scale."""
+    """Section `ingest` of a capture.
+
+    Attributes:
+        shrink: photos are shrunk by this whole factor, averaging areas; that is the input scale.
+        frames: of a video through a scene that holds still: so many, the sharpest of as many equal stretches.
+        every: of a scene that moves: each n-th frame.
+    """
 
     shrink: int = Field(1, ge=1, le=64)
+    frames: int = Field(120, ge=MIN_PHOTOS)
+    every: int = Field(1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Photo:
     """One ingested photo.
 
     Attributes:
-        name: the photo's file name without suffix; the view's name.
+        name: the view's name: the photo's file name without suffix, after its folders where photos lie in several.
         file: the picture, relative to the folder of `photos.json`.
         width, height: its size.
         source_width, source_height: the upright photo's size before shrinking.
@@ -62,7 +73,8 @@ class Photo:
         camera: make and model from EXIF, or "".
         sharpness: variance of the Laplacian at 512 pixels on the long side, grey levels in [0, 1]; low is blurred.
         exposure: mean grey level, 0 to 1.
-        mask: foreground mask made of the photo's alpha channel, relative as `file`, or None.
+        mask: foreground mask, from the photo's alpha channel or a file of its own, relative as `file`, or None.
+        camera_id, frame: the camera that took it, and when.
     """
 
     name: str
@@ -77,10 +89,37 @@ class Photo:
     sharpness: float
     exposure: float
     mask: str | None = None
+    camera_id: str = "0"
+    frame: int = 0
+
+
+class Shot(NamedTuple):
+    """A photo of a capture as it was taken, or a frame of a video, or a whole video.
+
+    Attributes:
+        name: of the view; of a whole video, what its views' names begin with.
+        file: the photo or the video.
+        camera_id, frame: which camera took it, and when; one of each in a capture of single photos.
+        mask: the file of its foreground mask, or None.
+        still: the number of the video's frame that it is, or None for a photo.
+        is_walk: whether it stands for a whole video, of a scene that holds still, out of which frames are to be taken.
+    """
+
+    name: str
+    file: Path
+    camera_id: str = "0"
+    frame: int = 0
+    mask: Path | None = None
+    still: int | None = None
+    is_walk: bool = False
+
+    def __str__(self) -> str:
+        return self.name + ("" if self.still is not None else self.file.suffix)
 
 
 class Ingested(NamedTuple):
-    """What `ingest` made: the `photos`, the files `left_out` with the reason, and a `contact_sheet`."""
+    """What `ingest` made: the `photos`, the files `left_out` with the reason, and a `contact_sheet`
+    of them, or of some of them, evenly apart, if they are many."""
 
     photos: list[Photo]
     left_out: dict[str, str]
@@ -112,40 +151,54 @@ def find_photos(folder: Path) -> list[Path]:
             continue
         if not path.resolve().is_relative_to(root):
             raise InputError(f"{path}: the link leaves the capture; put the photo itself there")
-        if not _STEM.fullmatch(unicodedata.normalize("NFC", path.stem)):
-            raise InputError(f"{str(path)!r}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
+        check_view_name(path.stem, repr(str(path)))
         found.append(path)
     return found
 
 
-def ingest(files: Sequence[Path], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
+def check_view_name(name: str, where: str) -> None:
+    """Raises `InputError`, opened by `where`, for a photo's name that could not safely become a view's name."""
+    if not _STEM.fullmatch(unicodedata.normalize("NFC", name)):
+        raise InputError(f"{where}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
+
+
+def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
     """Turn photos into upright 8-bit RGB pictures in `out`, which exists, one at a time, and write `photos.json`.
 
-    A JPEG or PNG in which nothing has to change is copied byte for byte; anything else becomes a PNG. An alpha channel
-    becomes a mask. A photo that cannot be used is left out and named.
+    Of videos and of scenes that move, frames are taken as `config` says. A JPEG or PNG in which nothing has to change
+    is copied byte for byte; anything else becomes a PNG. An alpha channel becomes a mask, unless the photo has one of
+    its own. A photo that cannot be used is left out and named.
 
     Raises:
-        InputError: two photos share a name but for case or suffix, or fewer than three are usable.
+        InputError: two photos share a name but for case or suffix, fewer than three are usable, or a video is none.
     """
-    _refuse_clashes(files)
-    photos, left_out, thumbnails = [], {}, []
-    for path in files:
+    shots = [still for shot in shots if shot.frame % config.every == 0 for still in _stills(shot, config.frames)]
+    _refuse_clashes(shots)
+    photos: list[Photo] = []
+    left_out: dict[str, str] = {}
+    thumbnails: list[Pixels] = []
+    apart = -(-len(shots) // _MOST_THUMBNAILS)
+    for shot, decoded in _decode_all(shots):
         try:
-            decoded = _decode(path)
-            photo, thumbnail = _store(path, decoded, config.shrink, out)
+            if isinstance(decoded, _Unusable):
+                raise decoded
+            photo, thumbnail = _store(shot, _with_mask(decoded, shot.mask), config.shrink, out)
         except _Unusable as reason:
-            left_out[path.name] = str(reason)
-            say(f"{path.name} left out: {reason}")
+            left_out[str(shot)] = str(reason)
+            say(f"{shot} left out: {reason}")
             continue
+        if len(photos) % apart == 0:
+            thumbnails.append(thumbnail)
         photos.append(photo)
-        thumbnails.append(thumbnail)
     if len(photos) < MIN_PHOTOS:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
-        where = f"{files[0].parent}: " if files else ""
-        raise InputError(f"{where}{len(photos)} of {len(files)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+        where = f"{shots[0].file.parent}: " if shots else ""
+        raise InputError(f"{where}{len(photos)} of {len(shots)} photos are usable, need {MIN_PHOTOS} ({reasons})")
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
     (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     _name_blurred(photos, say)
+    if len(thumbnails) < len(photos):
+        say(f"the contact sheet shows {len(thumbnails)} of {len(photos)} photos")
     return Ingested(photos, left_out, _contact_sheet(thumbnails))
 
 
@@ -169,15 +222,50 @@ def _has_magic(path: Path) -> bool:
         return _MAGIC.match(file.read(16)) is not None
 
 
-def _refuse_clashes(files: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in files:
-        if _suffix(path) in _FOREIGN:  # often beside its own JPEG, and left out anyway
+def _refuse_clashes(shots: Sequence[Shot]) -> None:
+    seen: dict[str, Shot] = {}
+    for shot in shots:
+        if _suffix(shot.file) in _FOREIGN:  # often beside its own JPEG, and left out anyway
             continue
-        key = unicodedata.normalize("NFC", path.stem).casefold()
+        key = unicodedata.normalize("NFC", shot.name).casefold()
         if key in seen:
-            raise InputError(f"{path.parent}: {seen[key].name!r} and {path.name!r} would be the same view; rename one")
-        seen[key] = path
+            both = f"{seen[key].file.name!r} and {shot.file.name!r}"
+            raise InputError(f"{shot.file.parent}: {both} would be the same view; rename one")
+        seen[key] = shot
+
+
+def _stills(shot: Shot, frames: int) -> list[Shot]:
+    """The shot itself, or the frames that are taken of a walk."""
+    if not shot.is_walk:
+        return [shot]
+    numbers = sharpest_frames(shot.file, frames)
+    return [shot._replace(name=f"{shot.name}_{number:06d}", still=number, is_walk=False) for number in numbers]
+
+
+def _decode_all(shots: Sequence[Shot]) -> Iterator[tuple[Shot, _Decoded | _Unusable]]:
+    """Each shot with its pixels or the reason why it has none; a video is decoded once for all frames in a row."""
+    for _, group in groupby(shots, key=lambda shot: (shot.file, shot.still is None)):
+        together = list(group)
+        yield from _decode_stills(together) if together[0].still is not None else map(_decode_photo, together)
+
+
+def _decode_photo(shot: Shot) -> tuple[Shot, _Decoded | _Unusable]:
+    try:
+        return shot, _decode(shot.file)
+    except _Unusable as reason:
+        return shot, reason
+
+
+def _decode_stills(shots: Sequence[Shot]) -> Iterator[tuple[Shot, _Decoded | _Unusable]]:
+    wanted = {shot.still: shot for shot in shots}
+    try:
+        for frame in read_frames(shots[0].file, {number for number in wanted if number is not None}):
+            yield wanted.pop(frame.number), _Decoded(frame.pixels, None, None, "", unchanged=False)
+        reason = "the video ends before this frame"
+    except InputError as error:
+        reason = str(error)
+    for shot in wanted.values():
+        yield shot, _Unusable(reason)
 
 
 def _decode(path: Path) -> _Decoded:
@@ -253,27 +341,45 @@ def _camera(exif: Image.Exif) -> str:
     return " ".join("".join(c for c in " ".join(words) if c.isprintable()).split())[:80]
 
 
-def _store(path: Path, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
+def _with_mask(decoded: _Decoded, file: Path | None) -> _Decoded:
+    """With the mask of a file in the place of the alpha channel; raises `_Unusable` for one that does not fit."""
+    if file is None:
+        return decoded
+    try:
+        mask = _decode(file).pixels.max(2)
+    except FileNotFoundError:
+        raise _Unusable(f"its mask {file.name} is missing") from None
+    except _Unusable as reason:
+        raise _Unusable(f"its mask {file.name}: {reason}") from None
+    if mask.shape != decoded.pixels.shape[:2]:
+        sizes = (f"{width}x{height}" for height, width in (mask.shape, decoded.pixels.shape[:2]))
+        raise _Unusable("its mask has {} pixels, the photo {}".format(*sizes))
+    if not mask.any():
+        raise _Unusable(f"its mask {file.name} is all black: nothing of it would be seen")
+    return decoded._replace(alpha=mask)
+
+
+def _store(shot: Shot, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
     """Write the picture and its mask; returns the table's row and a thumbnail."""
     source_height, source_width = decoded.pixels.shape[:2]
     if min(source_height, source_width) < factor:
         raise _Unusable(f"{source_width}x{source_height} pixels cannot be shrunk by {factor}")
     pixels = _shrunk(decoded.pixels, factor)
     if decoded.unchanged and factor == 1:
-        file = path.stem + (".png" if _is_plain_png(path) else ".jpg")
-        shutil.copyfile(path, out / file)
+        file = shot.name + (".png" if _is_plain_png(shot.file) else ".jpg")
+        shutil.copyfile(shot.file, out / file)
     else:
-        file = path.stem + ".png"
+        file = shot.name + ".png"
         write_image(out / file, pixels)
     mask = None
     if decoded.alpha is not None:
-        mask = f"masks/{path.stem}.png"
+        mask = f"masks/{shot.name}.png"
         (out / "masks").mkdir(exist_ok=True)
         write_image(out / mask, _shrunk(decoded.alpha, factor))
     small = _fit(pixels, _THUMBNAIL)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     photo = Photo(
-        name=path.stem,
+        name=shot.name,
         file=file,
         width=pixels.shape[1],
         height=pixels.shape[0],
@@ -285,6 +391,8 @@ def _store(path: Path, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo
         sharpness=round(float(cv2.Laplacian(grey, cv2.CV_32F).var()), 6),
         exposure=round(float(grey.mean()), 4),
         mask=mask,
+        camera_id=shot.camera_id,
+        frame=shot.frame,
     )
     return photo, _fit(small, 160)
 

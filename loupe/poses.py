@@ -6,39 +6,57 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from loupe.camera import Array, Camera
+from loupe.camera import Array
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
-from loupe.photos import Photo
+from loupe.photos import Photo, Shot
 from loupe.scene import Points, Scene, View
 from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, triangulate
 from loupe.sources import LAYOUTS, recognise
-from loupe.undistort import Lens, undistort
+from loupe.sources.given import Given
+from loupe.undistort import undistort
 
 if TYPE_CHECKING:
     import pycolmap
 
+_EVERY = 8
 # Less distortion than this, in pixels, is not worth resampling a picture for.
 _STRAIGHT_ENOUGH = 0.1
+_LEAST_POINTS = 10
+# Optical axes that differ by less than this many degrees, in the mean, meet nowhere in particular.
+_LEAST_TURN = 5.0
+# A camera on the edge of what all look at sees from here on, in radii of it.
+_NEAREST = 0.05
 
 
 class PosesConfig(SfmConfig):
-    """Section `poses` of a capture: where cameras come from ("sfm": estimated even if some are given), and how."""
+    """Section `poses` of a capture: where cameras come from ("auto": the capture's layout, if it gives some; "sfm":
+    estimated even if some are given; else the layout that gives them), and how."""
 
-    source: Literal["auto", "sfm", "llff"] = "auto"
+    source: str = "auto"
+
+    @field_validator("source")
+    @classmethod
+    def _is_known(cls, source: str) -> str:
+        known = ["auto", "sfm", *(name for name, layout in LAYOUTS.items() if layout.cameras)]
+        if source not in known:
+            raise ValueError(f"{source!r} gives no cameras; known here: {', '.join(known)}")
+        return source
 
 
 class SplitConfig(Config):
-    """Which views test: the 1st and then `every` n-th in name order, or those named in `test`. The others train, unless
-    `train` names them."""
+    """Which views test: those named in `test`, or all of the `cameras` named, or the 1st and then `every` n-th in name
+    order; where nothing is said, those of the capture's own split, or every 8th. The others train, unless `train` names
+    them."""
 
-    every: int = Field(8, ge=2)
+    every: int | None = Field(default=None, ge=2)
+    cameras: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
 
@@ -47,7 +65,7 @@ class SceneConfig(Config):
     """Section `scene` of a capture: full-resolution pixels per low-resolution pixel (`ratio`), and the `split`."""
 
     ratio: int = Field(4, ge=1, le=16)
-    split: SplitConfig = SplitConfig(every=8)
+    split: SplitConfig = SplitConfig()
 
 
 class Estimate(NamedTuple):
@@ -80,38 +98,46 @@ def estimate_scene(
     """
     folder, table = photos
     name = recognise(capture) if poses.source == "auto" else {"sfm": "photos"}.get(poses.source, poses.source)
-    give_views = LAYOUTS[name].views
-    if give_views is None:
+    give_cameras = LAYOUTS[name].cameras
+    if give_cameras is None:
         model, attempt = reconstruct(table, folder, poses, say)
-        views = _estimated_views(model, table, folder, out)
+        given = _estimated(model, table)
         source = f"pycolmap {attempt.rung}"
     else:
-        views = [_relocated(view, folder, out) for view in give_views(capture, table)]
-        cameras = {view.name: view.camera for view in views}
-        model = triangulate(cameras, table, folder, poses)
-        attempt = Attempt("given", len(views), model.num_points3D(), model.compute_mean_reprojection_error())
+        _refuse_strangers(name, LAYOUTS[name].shots(capture), table)
+        given = give_cameras(capture, table)
+        first = min(one.photo.frame for one in given)
+        model = triangulate([one for one in given if one.photo.frame == first], folder, poses)
+        attempt = Attempt("given", len(given), model.num_points3D(), model.compute_mean_reprojection_error())
         say(str(attempt))
         source = name
+    points = _points(model)
+    everything = points.xyz.astype(np.float64)
+    estimated = give_cameras is None
+    bounds = _bounds_by_matches(given, model, everything) if estimated else _bounds_of_given(given, everything, say)
+    views = [_view(one, near_and_far, folder, out) for one, near_and_far in zip(given, bounds, strict=True)]
     unplaced = sorted({photo.name for photo in table} - {view.name for view in views})
     if unplaced:
         say(f"{len(unplaced)} of {len(table)} photos not placed: {', '.join(unplaced)}")
-    train, test = split_views([view.name for view in views], scene.split)
-    made = Scene(out, views, _points(model), train, test, scene.ratio, source)
+    train, test = split_views(given, scene.split)
+    made = Scene(out, views, points, train, test, scene.ratio, source)
     made.save()
     return Estimate(made, unplaced, attempt)
 
 
-def split_views(names: Sequence[str], split: SplitConfig) -> tuple[list[str], list[str]]:
+def split_views(given: Sequence[Given], split: SplitConfig) -> tuple[list[str], list[str]]:
     """The names that train and the names that test, each in name order.
 
     Raises:
         InputError: fewer than two views train or none tests, a name is unknown, or one stands on both sides.
     """
-    ordered = sorted(names)
+    ordered = sorted(one.photo.name for one in given)
     if unknown := sorted((set(split.test) | set(split.train)) - set(ordered)):
         raise InputError(f"scene.split: no view is named {', '.join(unknown)}; it was left out or never was")
-    test = sorted(split.test) if split.test else ordered[:: split.every]
-    train = sorted(split.train) if split.train else [name for name in ordered if name not in test]
+    if unknown := sorted(set(split.cameras) - {one.photo.camera_id for one in given}):
+        raise InputError(f"scene.split: no camera is named {', '.join(unknown)}; it was left out or never was")
+    test = sorted(split.test) if split.test else _tests(given, ordered, split)
+    train = sorted(split.train) if split.train else [name for name in ordered if name not in set(test)]
     if both := sorted(set(test) & set(train)):
         raise InputError(f"scene.split: {', '.join(both)} would both train and test")
     if len(train) < 2 or not test:
@@ -119,51 +145,157 @@ def split_views(names: Sequence[str], split: SplitConfig) -> tuple[list[str], li
     return train, test
 
 
-def depth_bounds(depths: Array, everything: Array) -> tuple[float, float]:
+def _tests(given: Sequence[Given], ordered: Sequence[str], split: SplitConfig) -> list[str]:
+    """The test views of the cameras held out, or every n-th view, or those of the capture's own split."""
+    if split.cameras:
+        return sorted(one.photo.name for one in given if one.photo.camera_id in split.cameras)
+    own = sorted(one.photo.name for one in given if one.part == "test")
+    return own if own and split.every is None else list(ordered[:: split.every or _EVERY])
+
+
+def depth_bounds(depths: Array, everything: Array) -> tuple[float, float] | None:
     """Near and far that keep a tenth of margin around the points' z-depths, but for one in a thousand at either end.
 
-    Where fewer than ten of a view's own points lie in front of it, `everything` that does stands in for them.
+    Where fewer than ten of a view's own points lie in front of it, `everything` that does stands in for them; None
+    where that is no more either.
     """
     for candidates in (depths, everything):
-        if (candidates > 0).sum() >= 10:
+        if (candidates > 0).sum() >= _LEAST_POINTS:
             low, high = np.percentile(candidates[candidates > 0], (0.1, 99.9))
             return float(low * 0.9), float(high * 1.1)
-    raise InputError("poses: a view has fewer than ten points in front of it; the reconstruction is broken")
+    return None
 
 
-def _estimated_views(model: pycolmap.Reconstruction, photos: Sequence[Photo], folder: Path, out: Path) -> list[View]:
+def common_ball(poses: Sequence[Array]) -> tuple[Array, float]:
+    """What cameras look at together: the centre (3,) and the radius of a ball.
+
+    The centre is the point with the least sum of squared distances to the optical axes; the ball is the largest around
+    it that holds no camera.
+
+    Args:
+        poses: cam_from_world (4, 4) each.
+
+    Raises:
+        InputError: the cameras look at no one place: nearly the same way all, or away from it.
+    """
+    stacked = np.stack(poses)
+    forward = stacked[:, 2, :3]
+    centers = -np.einsum("nij,ni->nj", stacked[:, :3, :3], stacked[:, :3, 3])
+    across = np.eye(3) - forward[:, :, None] * forward[:, None]  # what of a vector is not along the axis
+    if np.linalg.eigvalsh(across.mean(0))[0] < np.sin(np.radians(_LEAST_TURN)) ** 2:
+        raise InputError(f"all cameras look the same way, within {_LEAST_TURN:g} degrees")
+    center = np.linalg.solve(across.sum(0), np.einsum("nij,nj->i", across, centers))
+    if (np.einsum("nj,nj->n", forward, center - centers) <= 0).any():
+        raise InputError("the point nearest to all optical axes lies behind a camera")
+    return center, float(np.linalg.norm(center - centers, axis=1).min())
+
+
+def _estimated(model: pycolmap.Reconstruction, photos: Sequence[Photo]) -> list[Given]:
     by_file = {photo.file: photo for photo in photos}
-    xyz = {key: point.xyz for key, point in model.points3D.items()}
-    everything = np.array(list(xyz.values()))
-    views = []
-    for image in sorted((model.image(key) for key in model.reg_image_ids()), key=lambda image: str(image.name)):
-        photo = by_file[image.name]
-        width, height = photo.width, photo.height
-        lens = lens_of(image.camera)
+    given = []
+    for image in (model.image(key) for key in model.reg_image_ids()):
         pose = np.eye(4)
         pose[:3] = image.cam_from_world().matrix()
-        seen = np.array([xyz[point.point3D_id] for point in image.points2D if point.has_point3D()]).reshape(-1, 3)
-        near, far = depth_bounds(seen @ pose[2, :3] + pose[2, 3], everything @ pose[2, :3] + pose[2, 3])
-        straight = Camera(width, height, lens.focal, lens.focal, lens.cx, lens.cy, pose)
-        view = View(photo.name, straight, photo.file, near, far, mask=photo.mask)
-        views.append(_straightened(view, lens, folder, out))
-    return sorted(views, key=lambda view: view.name)
+        given.append(Given(by_file[image.name], lens_of(image.camera), pose))
+    return sorted(given, key=lambda one: one.photo.name)
 
 
-def _straightened(view: View, lens: Lens, folder: Path, out: Path) -> View:
+def _refuse_strangers(layout: str, shots: Sequence[Shot], photos: Sequence[Photo]) -> None:
+    if strangers := sorted({photo.name for photo in photos} - {shot.name for shot in shots}):
+        raise InputError(
+            f"poses.source: the capture as {layout} has no photo {strangers[0]}; leave it at auto, or ingest anew"
+        )
+
+
+def _bounds_by_matches(
+    given: Sequence[Given], model: pycolmap.Reconstruction, everything: Array
+) -> list[tuple[float, float] | None]:
+    """Each view's bounds by the model's points that it shows for certain."""
+    return [
+        depth_bounds(_depths(one.cam_from_world, _seen(model, one)), _depths(one.cam_from_world, everything))
+        for one in given
+    ]
+
+
+def _bounds_of_given(
+    given: Sequence[Given], everything: Array, say: Callable[[str], None]
+) -> list[tuple[float, float] | None]:
+    """Each view's bounds as given, or by all points that lie in its picture, or by what the cameras look at together.
+
+    What a view matches with others is no measure here: of cameras far apart it may be the far wall alone, and a later
+    frame is not in the model at all.
+    """
+    bounds = [
+        one.bounds or depth_bounds(_depths_in_picture(one, everything), _depths(one.cam_from_world, everything))
+        for one in given
+    ]
+    return bounds if all(bounds) else _with_the_ball(given, bounds, say)
+
+
+def _depths_in_picture(one: Given, points: Array) -> Array:
+    """The z-depths of the points that a pinhole in the lens's place would show."""
+    pixels, depths = one.lens.camera(one.cam_from_world).project(points)
+    return np.asarray(depths[((pixels >= 0) & (pixels <= [one.lens.width, one.lens.height])).all(1)])
+
+
+def _with_the_ball(
+    given: Sequence[Given], bounds: Sequence[tuple[float, float] | None], say: Callable[[str], None]
+) -> list[tuple[float, float] | None]:
+    """The bounds, and for a view that has none those of the ball that all cameras look at together."""
+    try:
+        center, radius = common_ball([one.cam_from_world for one in given])
+    except InputError as error:
+        say(f"no bounds from what the cameras look at together: {error}")
+        return list(bounds)
+    lacking = sum(found is None for found in bounds)
+    place = ", ".join(f"{value:.3g}" for value in center)
+    say(
+        f"{lacking} of {len(given)} views have under {_LEAST_POINTS} points in front of them and no bounds: taken from"
+        f" what all cameras look at, a ball of radius {radius:.3g} around ({place})"
+    )
+    depths = [float(_depths(one.cam_from_world, center)) for one in given]
+    around = [(max(depth - radius, _NEAREST * radius), depth + radius) for depth in depths]
+    return [found or ball for found, ball in zip(bounds, around, strict=True)]
+
+
+def _seen(model: pycolmap.Reconstruction, one: Given) -> Array:
+    """The model's points that the photo shows, (n, 3)."""
+    image = model.find_image_with_name(one.photo.file)
+    points = image.points2D if image else []
+    return np.array([model.point3D(at.point3D_id).xyz for at in points if at.has_point3D()]).reshape(-1, 3)
+
+
+def _view(one: Given, bounds: tuple[float, float] | None, folder: Path, out: Path) -> View:
     """The view with its picture and mask as they stand, or resampled into `out` if the lens bends them visibly."""
-    if lens.displacement() <= _STRAIGHT_ENOUGH:
-        return _relocated(view, folder, out)
-    camera = replace(lens.pinhole(), cam_from_world=view.camera.cam_from_world)
+    photo, lens, pose = one.photo, one.lens, one.cam_from_world
+    if bounds is None:
+        raise InputError(
+            f"photo {photo.name}: poses: fewer than {_LEAST_POINTS} points in front of it; the cameras are wrong,"
+            " or the photos show too little"
+        )
+    try:
+        near, far = bounds
+        straight = lens.camera(pose)
+        plain = View(photo.name, straight, photo.file, near, far, photo.camera_id, photo.frame, photo.mask)
+        bent = lens.displacement()
+    except InputError as error:
+        raise InputError(f"photo {photo.name}: {error}") from None
+    if bent <= _STRAIGHT_ENOUGH:
+        return _relocated(plain, folder, out)
+    camera = replace(lens.pinhole(), cam_from_world=pose)
     (out / "images").mkdir(exist_ok=True)
-    image = f"images/{view.name}.png"
-    write_image(out / image, undistort(read_image(folder / view.image), lens, camera))
+    image = f"images/{photo.name}.png"
+    write_image(out / image, undistort(read_image(folder / photo.file), lens, camera))
     mask = None
-    if view.mask:
+    if photo.mask:
         (out / "masks").mkdir(exist_ok=True)
-        mask = f"masks/{view.name}.png"
-        write_image(out / mask, undistort(read_image(folder / view.mask), lens, camera))
-    return replace(view, camera=camera, image=image, mask=mask)
+        mask = f"masks/{photo.name}.png"
+        write_image(out / mask, undistort(read_image(folder / photo.mask), lens, camera))
+    return replace(plain, camera=camera, image=image, mask=mask)
+
+
+def _depths(pose: Array, points: Array) -> Array:
+    return np.asarray(points @ pose[2, :3] + pose[2, 3])
 
 
 def _relocated(view: View, folder: Path, out: Path) -> View:

@@ -120,6 +120,11 @@ class Scene:
         if missing := (set(self.train) | set(self.test)) - set(self._by_name):
             raise InputError(f"{self.folder}: the split names unknown views {sorted(missing)}")
 
+    @property
+    def moves(self) -> bool:
+        """Whether its training views are of several moments."""
+        return len({self.view(name).frame for name in self.train}) > 1
+
     def view(self, name: str) -> View:
         """The view of that name; raises `InputError` if there is none."""
         if name not in self._by_name:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from loupe.camera import Camera
+from loupe.camera import Array
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.photos import MIN_PHOTOS, Photo
+from loupe.sources.given import Given
 from loupe.undistort import Lens
 
 if TYPE_CHECKING:
@@ -115,22 +116,22 @@ def reconstruct(
     )
 
 
-def triangulate(
-    cameras: dict[str, Camera], photos: Sequence[Photo], folder: Path, config: SfmConfig
-) -> pycolmap.Reconstruction:
-    """A model with the given cameras, by photo name, and the points that the photos in `folder` show from them."""
+def triangulate(given: Sequence[Given], folder: Path, config: SfmConfig) -> pycolmap.Reconstruction:
+    """A model with the given cameras, and the points that their photos in `folder` show from them."""
     import pycolmap
 
     with _workspace() as work:
         database = work / "given.db"
         lenses: dict[_Lens, list[Photo]] = defaultdict(list)
-        for photo in photos:
-            camera = cameras[photo.name]
-            lenses[_Lens("PINHOLE", (camera.fx, camera.fy, camera.cx, camera.cy), "")].append(photo)
+        for photo, lens, *_ in given:
+            # COLMAP's order: fx, fy, cx, cy, k1, k2, p1, p2, k3, and three more that a `Lens` has not.
+            params = (*lens[2:8], lens.p1, lens.p2, lens.k3, 0.0, 0.0, 0.0)
+            lenses[_Lens("FULL_OPENCV", params, "")].append(photo)
+        photos = [photo for photo, *_ in given]
         _detect(database, lenses, photos, folder, config, 1)
         _match(database, len(photos) <= config.exhaustive_up_to, 0.8, config)
         options = _incremental_options(config, loose=False)
-        posed = _posed_model(database, {photo.file: cameras[photo.name] for photo in photos})
+        posed = _posed_model(database, {one.photo.file: one.cam_from_world for one in given})
         return pycolmap.triangulate_points(posed, database, folder, work, options=options)
 
 
@@ -268,7 +269,8 @@ def _without_idle_distortion(model: pycolmap.Reconstruction) -> pycolmap.Reconst
 
 def lens_of(camera: pycolmap.Camera) -> Lens:
     """The lens of a SIMPLE_RADIAL camera."""
-    return Lens(camera.width, camera.height, *map(float, camera.params))
+    focal, cx, cy, k1 = map(float, camera.params)
+    return Lens(camera.width, camera.height, focal, focal, cx, cy, k1)
 
 
 def _attempt(name: str, model: pycolmap.Reconstruction | None) -> Attempt:
@@ -277,8 +279,8 @@ def _attempt(name: str, model: pycolmap.Reconstruction | None) -> Attempt:
     return Attempt(name, model.num_reg_images(), model.num_points3D(), model.compute_mean_reprojection_error())
 
 
-def _posed_model(database: Path, cameras: dict[str, Camera]) -> pycolmap.Reconstruction:
-    """The database's photos at the given cameras, by file, without points."""
+def _posed_model(database: Path, poses: dict[str, Array]) -> pycolmap.Reconstruction:
+    """The database's photos at the given poses (cam_from_world), by file, without points."""
     import pycolmap
 
     model = pycolmap.Reconstruction()
@@ -286,7 +288,7 @@ def _posed_model(database: Path, cameras: dict[str, Camera]) -> pycolmap.Reconst
         for camera in opened.read_all_cameras():
             model.add_camera_with_trivial_rig(camera)
         for image in opened.read_all_images():
-            pose = pycolmap.Rigid3d(cameras[image.name].cam_from_world[:3])
+            pose = pycolmap.Rigid3d(poses[image.name][:3])
             bare = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
             model.add_image_with_trivial_frame(bare, pose)
     return model

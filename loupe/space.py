@@ -234,7 +234,7 @@ def choose_space(scene: Scene, config: SpaceConfig) -> Space:
     if config.kind == "forward" or (config.kind == "auto" and _look_one_way(cameras, nears, config)):
         return forward_space(cameras, _near_plane(cameras, nears, config.near_factor))
     seen_often = scene.points.xyz[scene.points.seen >= config.min_seen].astype(np.float64)
-    points = without_strays(_thinned(seen_often)) if len(seen_often) >= 100 else _seen_together(scene)
+    points = without_strays(_thinned(seen_often)) if len(seen_often) >= 100 else seen_together(scene)
     return bounded_space(points, config.margin)
 
 
@@ -307,7 +307,7 @@ def _near_plane(cameras: Sequence[Camera], nears: Sequence[float], factor: float
     return factor * min(start + near for start, near in zip(forward, nears, strict=True))
 
 
-def _seen_together(scene: Scene) -> Array:
+def seen_together(scene: Scene) -> Array:
     """Points (n, 3) all over the training views' frusta, between near and far, that at least half as many views see as
     see the best-seen one."""
     views = [scene.view(name) for name in scene.train]

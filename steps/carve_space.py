@@ -9,6 +9,7 @@ from loupe import tracking
 from loupe.config import read_section
 from loupe.occupancy import CarveConfig, carve_space
 from loupe.scene import Scene
+from loupe.silhouettes import carve_masks
 from loupe.tiles import Tiles
 
 VERSION = 2
@@ -31,7 +32,9 @@ def main() -> None:
         config = read_section(given.config, "space", CarveConfig)
         log.parameters({"space": config.model_dump()})
         scene = Scene.load(given.scene)
-        made = carve_space(scene, Tiles(given.tiles), config)
+        tiles = Tiles(given.tiles)
+        by_masks = config.by == "masks" or (config.by == "auto" and scene.moves)
+        made = carve_masks(scene, tiles, config, log.say) if by_masks else carve_space(scene, tiles, config)
         given.out.mkdir(parents=True, exist_ok=True)
         made.save(given.out)
         log.picture("points", made.cloud.drawn(scene.camera(scene.test[0], "low")))

@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.photos import IngestConfig, ingest
 from loupe.sources import LAYOUTS, recognise
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -28,9 +28,9 @@ def main() -> None:
     with tracking.step("ingest_photos", given.config.stem, given.log, inputs=inputs) as log:
         config = read_section(given.config, "ingest", IngestConfig)
         log.parameters({"ingest": config.model_dump()})
-        files = LAYOUTS[recognise(given.capture)].photos(given.capture)
+        shots = LAYOUTS[recognise(given.capture)].shots(given.capture)
         given.out.mkdir(parents=True, exist_ok=True)
-        made = ingest(files, config, given.out, log.say)
+        made = ingest(shots, config, given.out, log.say)
         log.picture("photos", made.contact_sheet)
         log.summary({"photos": len(made.photos), "left_out": len(made.left_out)})
         log.say(f"{len(made.photos)} photos, {len(made.left_out)} left out")

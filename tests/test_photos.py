@@ -15,7 +15,7 @@ from PIL import Image
 
 from loupe.errors import InputError
 from loupe.images import read_image
-from loupe.photos import IngestConfig, Ingested, find_photos, ingest, read_photos
+from loupe.photos import IngestConfig, Ingested, Shot, find_photos, ingest, read_photos
 
 RANDOM = np.random.default_rng(0)
 
@@ -39,7 +39,11 @@ def run(folder: Path, shrink: int = 1, fillers: int = 3) -> tuple[Ingested, Path
         save(folder / f"zz{number}.png", smooth())
     out, said = folder.parent / "out", list[str]()
     out.mkdir()
-    return ingest(find_photos(folder), IngestConfig(shrink=shrink), out, said.append), out, said
+    return (
+        ingest([Shot(path.stem, path) for path in find_photos(folder)], IngestConfig(shrink=shrink), out, said.append),
+        out,
+        said,
+    )
 
 
 def exif(orientation: int | None = None, focal: object = None) -> Image.Exif:
@@ -134,6 +138,42 @@ def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
     assert mask.shape == (20, 32)
     assert mask.mean() == alpha.mean()
     assert made.photos[1].mask is None
+
+
+def mask(folder: Path, value: int = 255, size: tuple[int, int] = (64, 40)) -> Path:
+    """One bit a pixel, `value` on the left half."""
+    pixels = np.zeros(size[::-1], np.uint8)
+    pixels[:, : size[0] // 2] = value
+    return save(folder / "mask.png", Image.fromarray(pixels).convert("1"))
+
+
+def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
+    files = [save(tmp_path / "in" / f"{name}.png", smooth()) for name in "abc"]
+    shots = [Shot(f"0_{path.stem}", path, "0", number, mask(tmp_path)) for number, path in enumerate(files)]
+    (tmp_path / "out").mkdir()
+    made = ingest(shots, IngestConfig(shrink=2), tmp_path / "out", print)
+    assert [(photo.name, photo.camera_id, photo.frame) for photo in made.photos][1] == ("0_b", "0", 1)
+    assert read_photos(tmp_path / "out") == made.photos
+    kept = read_image(tmp_path / "out" / str(made.photos[1].mask))
+    assert kept.shape == (20, 32)
+    assert (kept[:, :16] == 255).all()
+    assert not kept[:, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "reason"),
+    [((64, 41), 255, "its mask has 64x41 pixels, the photo 64x40"), ((64, 40), 0, "its mask mask.png is all black")],
+)
+def test_a_view_whose_mask_does_not_fit_is_left_out(
+    tmp_path: Path, size: tuple[int, int], value: int, reason: str
+) -> None:
+    files = [save(tmp_path / "in" / f"{name}.png", smooth()) for name in "abcd"]
+    shots = [Shot(path.stem, path) for path in files]
+    shots[0] = shots[0]._replace(mask=mask(tmp_path, value, size))
+    (tmp_path / "out").mkdir()
+    made = ingest(shots, IngestConfig(shrink=1), tmp_path / "out", print)
+    assert made.left_out["a.png"].startswith(reason)
+    assert len(made.photos) == 3
 
 
 def test_a_photo_of_nothing_is_left_out(tmp_path: Path) -> None:
@@ -288,6 +328,16 @@ def test_the_contact_sheet_shows_every_photo(tmp_path: Path) -> None:
         save(tmp_path / "in" / f"{name}.png", np.full((30, 40, 3), level, np.uint8))
     sheet = run(tmp_path / "in", fillers=0)[0].contact_sheet
     assert set(range(10, 80, 10)) <= set(np.unique(sheet))
+
+
+def test_of_many_photos_the_contact_sheet_shows_some(tmp_path: Path) -> None:
+    """Every third of 250, from the first to nearly the last."""
+    for number in range(250):
+        save(tmp_path / "in" / f"{number:03d}.png", np.full((8, 8, 3), number, np.uint8))
+    made, _, said = run(tmp_path / "in", fillers=0)
+    assert len(made.photos) == 250
+    assert set(np.unique(made.contact_sheet)) - {128} == set(range(0, 250, 3))
+    assert said[-1] == "the contact sheet shows 84 of 250 photos"
 
 
 def test_the_input_is_never_touched(tmp_path: Path) -> None:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from loupe import sfm
+from loupe import poses, sfm
 from loupe.align import compare_cameras
 from loupe.camera import Array, Camera
+from loupe.config import parse_section
 from loupe.errors import InputError
 from loupe.images import Pixels, write_image
-from loupe.photos import IngestConfig, Photo, find_photos, ingest
-from loupe.poses import Estimate, PosesConfig, SceneConfig, SplitConfig, depth_bounds, estimate_scene, split_views
+from loupe.photos import IngestConfig, Photo, ingest
+from loupe.poses import (
+    Estimate,
+    PosesConfig,
+    SceneConfig,
+    SplitConfig,
+    common_ball,
+    depth_bounds,
+    estimate_scene,
+    split_views,
+)
 from loupe.scene import Scene
+from loupe.sources import panoptic
+from loupe.sources.given import Given
+from loupe.sources.photos import shots
 from loupe.undistort import Lens
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
@@ -62,13 +77,14 @@ def true_camera(index: int, moved: float = 1.0) -> Camera:
 
 def take(folder: Path, k: float = 0.0, moved: float = 1.0, count: int = 9) -> tuple[Path, list[Photo]]:
     """Photograph the world into `folder/capture` and ingest it into `folder/photos`."""
-    lens = Lens(WIDTH, HEIGHT, FOCAL, WIDTH / 2, HEIGHT / 2, k)
+    lens = Lens(WIDTH, HEIGHT, FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, k)
     for name in ("capture", "photos"):
         (folder / name).mkdir()
     for index in range(count):
         write_image(folder / "capture" / f"p{index}.png", photograph(true_camera(index, moved), lens))
-    found = find_photos(folder / "capture")
-    return folder / "capture", ingest(found, IngestConfig(shrink=1), folder / "photos", print).photos
+    return folder / "capture", ingest(
+        shots(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print
+    ).photos
 
 
 def estimate(folder: Path, capture: Path, photos: list[Photo], out: str = "scene", **poses: object) -> Estimate:
@@ -103,7 +119,7 @@ def test_pictures_come_out_straight(bent: tuple[Path, Estimate]) -> None:
     camera = view.camera
     assert view.image == "images/p4.png"
     picture = made.scene.picture("p4").astype(float)
-    lens = Lens(WIDTH, HEIGHT, camera.fx, camera.cx, camera.cy, 0.0)
+    lens = Lens(WIDTH, HEIGHT, camera.fx, camera.fy, camera.cx, camera.cy)
     expected = photograph(true_camera(4), lens).astype(float)
     height, width = min(picture.shape[0], HEIGHT), min(picture.shape[1], WIDTH)
     straight = np.abs(picture[:height, :width] - expected[:height, :width]).mean()
@@ -137,7 +153,7 @@ def test_the_scene_on_disk_is_the_scene(bent: tuple[Path, Estimate]) -> None:
 
 def test_the_same_photos_give_the_same_bytes(bent: tuple[Path, Estimate]) -> None:
     folder = bent[0]
-    photos = ingest(find_photos(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print).photos
+    photos = ingest(shots(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print).photos
     estimate(folder, folder / "capture", photos, "again")
     for path in sorted((folder / "scene").rglob("*.*")):
         assert (folder / "again" / path.relative_to(folder / "scene")).read_bytes() == path.read_bytes(), path.name
@@ -177,6 +193,13 @@ def test_sfm_may_be_asked_for_although_cameras_are_given(tmp_path: Path) -> None
     assert scene.source.startswith("pycolmap")
     assert {os.path.dirname(view.image) for view in scene.views} == {"../photos"}
     assert scene.views[0].camera.fx == pytest.approx(FOCAL, rel=0.005)
+
+
+def test_a_given_lens_that_folds_its_picture_is_refused_with_the_photo(tmp_path: Path) -> None:
+    one = named(["p0"])[0]
+    given = one._replace(lens=one.lens._replace(k1=-9.0), bounds=(1.0, 2.0))
+    with pytest.raises(InputError, match=r"^photo p0: lens: distortion -9, 0, 0 folds the picture"):
+        poses._view(given, given.bounds, tmp_path, tmp_path)
 
 
 def failing(real: Callable[..., object], rungs: int) -> Callable[..., object]:
@@ -229,6 +252,12 @@ def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
     assert sfm._has_parallax(model) is sound
 
 
+def named(names: list[str]) -> list[Given]:
+    """Cameras of photos of these names."""
+    lens = Lens(8, 6, 7.0, 7.0, 4.0, 3.0)
+    return [Given(Photo(name, f"{name}.jpg", 8, 6, 8, 6, 1, None, "", 1.0, 0.5), lens, np.eye(4)) for name in names]
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [
@@ -240,15 +269,33 @@ def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
 )
 def test_bad_splits_are_refused(split: SplitConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        split_views(["a", "b", "c"], split)
+        split_views(named(["a", "b", "c"]), split)
+
+
+NAMES = [f"{n:02d}" for n in range(20)]
 
 
 def test_splits() -> None:
-    names = [f"{n:02d}" for n in range(20)]
-    train, test = split_views(names[::-1], SplitConfig(every=8))
+    train, test = split_views(named(NAMES[::-1]), SplitConfig())
     assert test == ["00", "08", "16"]
-    assert sorted(train + test) == names
-    assert split_views(names, SplitConfig(every=8, test=("03",), train=("01", "02"))) == (["01", "02"], ["03"])
+    assert sorted(train + test) == NAMES
+    assert split_views(named(NAMES), SplitConfig(every=2)) == (NAMES[1::2], NAMES[::2])
+    assert split_views(named(NAMES), SplitConfig(test=("03",), train=("01", "02"))) == (["01", "02"], ["03"])
+
+
+def test_a_cameras_views_are_held_out_together() -> None:
+    given = [
+        one._replace(photo=replace(one.photo, camera_id=name[0])) for one, name in zip(named(NAMES), NAMES, strict=True)
+    ]
+    assert split_views(given, SplitConfig(cameras=("1",))) == (NAMES[:10], NAMES[10:])
+    with pytest.raises(InputError, match="no camera is named 7"):
+        split_views(given, SplitConfig(cameras=("1", "7")))
+
+
+def test_the_captures_own_split_stands_unless_another_is_asked_for() -> None:
+    given = [one._replace(part="test" if index < 3 else "train") for index, one in enumerate(named(NAMES))]
+    assert split_views(given, SplitConfig()) == (NAMES[3:], NAMES[:3])
+    assert split_views(given, SplitConfig(every=8))[1] == ["00", "08", "16"]
 
 
 def test_depth_bounds_have_margins_and_survive_strays() -> None:
@@ -257,5 +304,139 @@ def test_depth_bounds_have_margins_and_survive_strays() -> None:
     assert 1.7 < near < 2
     assert 6 < far < 6.7
     assert depth_bounds(np.zeros(0), depths) == (near, far)
-    with pytest.raises(InputError, match="ten points"):
-        depth_bounds(np.zeros(0), -depths[:-1])
+    assert depth_bounds(np.zeros(0), -depths[:-1]) is None
+
+
+def looking(position: Array, at: Array) -> Array:
+    """cam_from_world of a camera that looks at a point."""
+    forward = (at - position) / np.linalg.norm(at - position)
+    right = np.cross([0.1, 1.0, 0.2], forward)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward])
+    pose[:3, 3] = -pose[:3, :3] @ position
+    return pose
+
+
+CORNERS = np.array([[3.0, 0, 0], [-4, 0, 0], [0, 0, 5], [0, 0, -3], [1, 3, 1]])
+
+
+def test_the_ball_that_cameras_look_at() -> None:
+    """Axes that meet, and axes that miss each other by as much to either side."""
+    place = np.array([0.2, -0.1, 0.4])
+    center, radius = common_ball([looking(place + corner, place) for corner in CORNERS])
+    np.testing.assert_allclose(center, place, atol=1e-12)
+    assert radius == pytest.approx(3.0)
+    crossed = [
+        looking(np.array([x, 0.5 * side, z]), np.array([0, 0.5 * side, 0]))
+        for x, z, side in ((4.0, 0.0, 1), (0.0, 4.0, -1))
+    ]
+    center, radius = common_ball(crossed)
+    np.testing.assert_allclose(center, 0, atol=1e-12)
+    assert radius == pytest.approx(np.hypot(4, 0.5))
+
+
+def test_cameras_that_look_at_no_one_place_have_no_ball() -> None:
+    with pytest.raises(InputError, match="all cameras look the same way"):
+        common_ball([looking(np.array([x, 0.0, 0.0]), np.array([0, 0, 40.0])) for x in (-2, -1, 0, 1, 2)])
+    with pytest.raises(InputError, match="lies behind a camera"):
+        common_ball([looking(corner, 2 * corner) for corner in CORNERS])
+
+
+def film(folder: Path, poses: list[Array], frames: list[list[Pixels]]) -> tuple[Path, list[Photo]]:
+    """Cameras that film together, in the layout of Dynamic 3D Gaussians; the last one tests."""
+    capture = folder / "capture"
+    intrinsics = [[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]]
+    for name, cameras in (("train", range(len(poses) - 1)), ("test", range(len(poses) - 1, len(poses)))):
+        for camera in cameras:
+            (capture / "ims" / str(camera)).mkdir(parents=True)
+            for time, pictures in enumerate(frames):
+                write_image(capture / "ims" / str(camera) / f"{time}.png", pictures[camera])
+        rows = {
+            "k": [intrinsics for _ in cameras],
+            "w2c": [poses[camera].tolist() for camera in cameras],
+            "cam_id": list(cameras),
+        }
+        table = {key: [row for _ in frames] for key, row in rows.items()} | {
+            "fn": [[f"{camera}/{time}.png" for camera in cameras] for time in range(len(frames))]
+        }
+        (capture / f"{name}_meta.json").write_text(json.dumps(table | {"w": WIDTH, "h": HEIGHT}))
+    (folder / "photos").mkdir()
+    return capture, ingest(panoptic.shots(capture), IngestConfig(), folder / "photos", print).photos
+
+
+def test_bounds_of_given_cameras_hold_what_lies_in_the_picture() -> None:
+    """Points before the camera at depth 3, beside its picture at depth 9, and behind it; of too few, all in front."""
+    one = named(["a"])[0]  # shows x from -4/7 to 4/7 and y from -3/7 to 3/7 at depth 1
+    inside = np.tile([[1.6, -1.2, 3.0], [-1.6, 1.2, 3.0]], (10, 1))
+    beside = np.tile([[5.3, 0.0, 9.0], [0.0, 4.0, 9.0], [0.1, 0.1, -5.0]], (10, 1))
+    said: list[str] = []
+    assert poses._bounds_of_given([one], np.concatenate([inside, beside]), said.append) == [
+        pytest.approx((2.7, 3.3), rel=1e-6)
+    ]
+    assert poses._bounds_of_given([one], np.concatenate([inside[:6], beside]), said.append) == [
+        pytest.approx((2.7, 9.9), rel=1e-6)
+    ]
+    assert poses._bounds_of_given([one._replace(bounds=(1, 2))], inside[:0], said.append) == [(1, 2)]
+    assert said == []
+
+
+def scene_of_film(folder: Path, capture: Path, photos: list[Photo], said: list[str]) -> Estimate:
+    (folder / "scene").mkdir()
+    return estimate_scene(capture, (folder / "photos", photos), CONFIG, SceneConfig(), folder / "scene", said.append)
+
+
+def test_cameras_in_time_have_the_bounds_of_their_first_frame(tmp_path: Path) -> None:
+    """Nothing moves here: with the second frame, points would be seen by up to 18 views."""
+    cameras = [true_camera(index) for index in range(9)]
+    lens = Lens(WIDTH, HEIGHT, FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2)
+    frames = [[photograph(camera, lens) for camera in cameras]] * 2
+    capture, photos = film(tmp_path, [camera.cam_from_world for camera in cameras], frames)
+    said: list[str] = []
+    made = scene_of_film(tmp_path, capture, photos, said)
+    assert len(said) == 1
+    assert 2 < made.scene.points.seen.max() <= 9
+    assert (made.scene.source, len(made.scene.views), made.unplaced) == ("panoptic", 18, [])
+    assert (made.scene.test, len(made.scene.train)) == (["8_0", "8_1"], 16)
+    bounds = {view.name: (view.near, view.far) for view in made.scene.views}
+    assert all(bounds[f"{camera}_0"] == bounds[f"{camera}_1"] for camera in range(9))
+    assert len(set(bounds.values())) > 3
+    assert {(view.name, view.camera_id, view.frame) for view in made.scene.views} == {
+        (f"{camera}_{time}", str(camera), time) for camera in range(9) for time in (0, 1)
+    }
+
+
+def test_where_points_do_not_suffice_the_ball_bounds_and_the_log_says_so(tmp_path: Path) -> None:
+    grey = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    poses = [looking(corner, np.zeros(3)) for corner in CORNERS]
+    capture, photos = film(tmp_path, poses, [[grey] * 5] * 2)
+    said: list[str] = []
+    made = scene_of_film(tmp_path, capture, photos, said)
+    assert "10 of 10 views have under 10 points" in said[-1]
+    assert "a ball of radius 3 around" in said[-1]
+    assert len(made.scene.points.xyz) == 0
+    for view in Scene.load(tmp_path / "scene").views:
+        distance = np.linalg.norm(CORNERS[int(view.camera_id)])
+        assert (view.near, view.far) == pytest.approx((max(distance - 3, 0.15), distance + 3))
+
+
+def test_cameras_in_a_row_before_nothing_are_refused(tmp_path: Path) -> None:
+    grey = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    poses = [looking(np.array([x, 0, 0]), np.array([x, 0, 9.0])) for x in (0.0, 1, 2)]
+    capture, photos = film(tmp_path, poses, [[grey] * 3])
+    said: list[str] = []
+    with pytest.raises(InputError, match="photo 0_0: poses: fewer than 10 points in front of it"):
+        scene_of_film(tmp_path, capture, photos, said)
+    assert "all cameras look the same way" in said[-1]
+
+
+def test_photos_of_another_layout_are_refused(tmp_path: Path) -> None:
+    capture, photos = take(tmp_path, count=4)
+    given_poses(capture, 4)
+    with pytest.raises(InputError, match="the capture as llff has no photo q; leave it at auto"):
+        estimate(tmp_path, capture, [*photos, replace(photos[0], name="q")])
+
+
+@pytest.mark.parametrize("source", ["auto", "sfm", "llff", "panoptic"])
+def test_known_sources_of_cameras(source: str) -> None:
+    assert parse_section(PosesConfig, {"source": source}, "x").source == source

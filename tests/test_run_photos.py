@@ -52,11 +52,12 @@ def test_a_folder_gives_a_name_that_is_allowed(folder: str, name: str) -> None:
     assert run_photos.name_for(Path("/photos") / folder) == name
 
 
-def test_images_beside_llff_poses_are_one_capture(photos: Path) -> None:
+@pytest.mark.parametrize("cameras", ["poses_bounds.npy", "transforms.json"])
+def test_images_beside_cameras_are_one_capture(photos: Path, cameras: str) -> None:
     images = photos / "images"
     images.mkdir()
     assert run_photos.find_capture(str(images)) == images
-    (photos / "poses_bounds.npy").touch()
+    (photos / cameras).touch()
     assert run_photos.find_capture(str(images)) == photos
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loupe.camera import Camera
 from loupe.errors import InputError
 from loupe.images import write_image
 from loupe.photos import Photo
@@ -42,7 +43,7 @@ def test_photos_are_found_in_both_places(tmp_path: Path, inside: str) -> None:
     capture(tmp_path, inside=inside)
     capture(tmp_path, ("small",), "images_4")
     assert recognise(tmp_path) == "photos"
-    assert [path.name for path in photos.find(tmp_path)] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [str(shot) for shot in photos.shots(tmp_path)] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
 def test_photos_in_two_places_or_none_are_refused(tmp_path: Path) -> None:
@@ -51,44 +52,50 @@ def test_photos_in_two_places_or_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no photos"):
         recognise(tmp_path)
     with pytest.raises(InputError, match="neither"):
-        photos.find(tmp_path)
+        photos.shots(tmp_path)
     capture(capture(tmp_path), inside=".")
     with pytest.raises(InputError, match="both"):
-        photos.find(tmp_path)
+        photos.shots(tmp_path)
 
 
 def test_poses_make_it_llff(tmp_path: Path) -> None:
     given(capture(tmp_path), [row()] * 3)
     assert recognise(tmp_path) == "llff"
-    assert LAYOUTS["llff"].views is llff.views
-    assert LAYOUTS["photos"].views is None
+    assert LAYOUTS["llff"].cameras is llff.cameras
+    assert LAYOUTS["photos"].cameras is None
 
 
 def test_a_pose_by_hand(tmp_path: Path) -> None:
     """A point 4 in front of the camera, 1 to its right and 2 above it."""
-    view = llff.views(given(capture(tmp_path), [row()] * 3), [photo("b")])[0]
-    np.testing.assert_allclose(view.camera.center, [1, 2, 3])
-    pixel, depth = view.camera.project(np.array([[2.0, 4.0, -1.0]]))
+    made = llff.cameras(given(capture(tmp_path), [row()] * 3), [photo("b")])[0]
+    camera = made.lens.camera(made.cam_from_world)
+    np.testing.assert_allclose(camera.center, [1, 2, 3])
+    pixel, depth = camera.project(np.array([[2.0, 4.0, -1.0]]))
     assert depth[0] == pytest.approx(4)
     np.testing.assert_allclose(pixel[0], [40 + 70 * 1 / 4, 30 - 70 * 2 / 4])
-    assert (view.name, view.image, view.near, view.far) == ("b", "b.jpg", 2, 9)
+    assert (made.photo.name, made.bounds, made.part) == ("b", (2, 9), None)
 
 
 @pytest.mark.parametrize(("width", "height", "shrink"), [(160, 120, 1), (40, 30, 1), (160, 120, 4), (83, 62, 4)])
 def test_other_sizes_scale_the_intrinsics(tmp_path: Path, width: int, height: int, shrink: int) -> None:
     """Photos larger or smaller than the poses say, and then shrunk, which cuts a remainder off at the end."""
     folder = given(capture(tmp_path), [row()] * 3)
-    view = llff.views(folder, [photo("a", width, height, shrink)])[0]
     point = np.array([[1.3, 2.2, -1.0]])
-    reference = llff.views(folder, [photo("a")])[0].camera.project(point)[0]
-    assert (view.camera.width, view.camera.height) == (width // shrink, height // shrink)
-    np.testing.assert_allclose(view.camera.project(point)[0], reference * [width / 80, height / 60] / shrink)
+
+    def camera(one: Photo) -> Camera:
+        made = llff.cameras(folder, [one])[0]
+        return made.lens.camera(made.cam_from_world)
+
+    reference = camera(photo("a")).project(point)[0]
+    seen = camera(photo("a", width, height, shrink))
+    assert (seen.width, seen.height) == (width // shrink, height // shrink)
+    np.testing.assert_allclose(seen.project(point)[0], reference * [width / 80, height / 60] / shrink)
 
 
 def test_photos_left_out_do_not_shift_the_rows(tmp_path: Path) -> None:
     rows = [row(), row(near=3), row(near=4)]
-    made = llff.views(given(capture(tmp_path), rows), [photo("a"), photo("c")])
-    assert [view.near for view in made] == [2, 4]
+    made = llff.cameras(given(capture(tmp_path), rows), [photo("a"), photo("c")])
+    assert [one.bounds for one in made] == [(2, 9), (4, 9)]
 
 
 @pytest.mark.parametrize(
@@ -101,14 +108,13 @@ def test_photos_left_out_do_not_shift_the_rows(tmp_path: Path) -> None:
         ([row(), row() * np.nan, row()], "row 1 holds NaN"),
         ([row(height=80)] * 3, "another shape"),
         ([row(height=0, width=0)] * 3, "another shape"),
-        ([row(near=9)] * 3, "photo a: view a: near"),
-        ([row() * 2] * 3, "photo a: camera: cam_from_world|another shape"),
+        ([row(), row(near=-1), row()], "near -1 and far 9 of b are not 0 < near < far"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path: Path, rows: object, message: str) -> None:
     given(capture(tmp_path), rows)
     with pytest.raises(InputError, match=message) as caught:
-        llff.views(tmp_path, [photo(name) for name in "abc"])
+        llff.cameras(tmp_path, [photo(name) for name in "abc"])
     assert str(caught.value).startswith(str(tmp_path / "poses_bounds.npy"))
 
 
@@ -120,7 +126,7 @@ class Evil:
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     np.save(capture(tmp_path) / "poses_bounds.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="not a plain NumPy array"):
-        llff.views(tmp_path, [photo(name) for name in "abc"])
+        llff.cameras(tmp_path, [photo(name) for name in "abc"])
     (tmp_path / "poses_bounds.npy").write_bytes(b"")
     with pytest.raises(InputError, match="not a plain NumPy array"):
-        llff.views(tmp_path, [photo(name) for name in "abc"])
+        llff.cameras(tmp_path, [photo(name) for name in "abc"])

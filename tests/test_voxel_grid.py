@@ -256,6 +256,13 @@ def test_a_graft_is_nothing_for_a_method_without_a_decoder(trained: VoxelGrid, r
         joint.start_from({**trained.state(), "decoder.weight": torch.zeros(1)})
 
 
+def test_a_scene_that_moves_is_refused(room: Setting) -> None:
+    views = [dataclasses.replace(view, frame=number % 2) for number, view in enumerate(room.scene.views)]
+    moving = dataclasses.replace(room, scene=dataclasses.replace(room.scene, views=views))
+    with pytest.raises(InputError, match="the scene moves, but this method knows a single moment only"):
+        METHODS["voxel_grid"]("encoder", Recipe(recipe()), moving)
+
+
 def test_an_empty_occupancy_is_refused(room: Setting) -> None:
     empty = dataclasses.replace(room, occupancy=Occupancy(torch.zeros(8, 8, 8, dtype=torch.bool)))
     with pytest.raises(InputError, match="occupancy is empty"):

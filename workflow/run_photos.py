@@ -17,6 +17,7 @@ import psutil
 from loupe.config import check_name, load_yaml
 from loupe.errors import InputError
 from loupe.pipeline import Pipeline, read_pipeline
+from loupe.sources import LAYOUTS
 
 PIPELINE = Path("configs/pipeline.yaml")
 RECIPES = Path("configs/recipes")
@@ -29,8 +30,7 @@ poses:
   source: auto       # poses that lie beside the photos where there are any, else structure from motion
 scene:
   ratio: 4           # full-resolution pixels per low-resolution pixel
-  split:
-    every: 8         # every 8th photo is held out for the scores
+  split: {}          # held out for the scores: what the capture itself says, else every 8th photo
 space:
   kind: auto         # bounded box or forward-facing frustum, as the cameras suggest
 """
@@ -62,12 +62,13 @@ def main() -> None:
 
 
 def find_capture(photos: str) -> Path:
-    """The capture's folder: the one given, or the one above where that holds the poses of these `images`."""
+    """The capture's folder: the one given, or the one above where that holds the cameras of these `images`."""
     folder = Path(photos).expanduser()
     if not photos or not folder.is_dir():
         raise InputError(f"PHOTOS={photos!r}: no such folder; use make run PHOTOS=folder")
     folder = folder.resolve()
-    return folder.parent if folder.name == "images" and (folder.parent / "poses_bounds.npy").is_file() else folder
+    beside = any(layout.cameras and layout.recognises(folder.parent) for layout in LAYOUTS.values())
+    return folder.parent if folder.name == "images" and beside else folder
 
 
 def name_for(folder: Path) -> str:

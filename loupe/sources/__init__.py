@@ -1,6 +1,6 @@
 """The ways in which captures lie on disk: one file each, recognised by content.
 
-A layout says where the photos are and, if it comes with cameras, gives them. A new one is a file here and a line in
+A layout says which photos there are and, if it comes with cameras, gives them. A new one is a file here and a line in
 `LAYOUTS`; the first line that recognises a capture wins.
 """
 
@@ -11,9 +11,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loupe.errors import InputError
-from loupe.photos import Photo
-from loupe.scene import View
-from loupe.sources import llff, photos
+from loupe.photos import Photo, Shot
+from loupe.sources import (
+    blendedmvs,
+    colmap,
+    easymocap,
+    idr,
+    llff,
+    nerf_synthetic,
+    nerfstudio,
+    neural3dv,
+    panoptic,
+    photos,
+    video,
+)
+from loupe.sources.given import Given
 
 
 class Layout(NamedTuple):
@@ -21,19 +33,28 @@ class Layout(NamedTuple):
 
     Attributes:
         recognises: whether a capture has it.
-        photos: the capture's photos, in name order; raises `InputError` where there are none.
-        views: the ingested photos with the cameras that the capture gives, their picture paths still relative to the
-            folder of `photos.json`; None where cameras must be estimated.
+        shots: the capture's photos, in the order of their names; raises `InputError` where there are none.
+        cameras: the cameras that the capture gives for the ingested photos; None where they must be estimated.
     """
 
     recognises: Callable[[Path], bool]
-    photos: Callable[[Path], list[Path]]
-    views: Callable[[Path, Sequence[Photo]], list[View]] | None
+    shots: Callable[[Path], list[Shot]]
+    cameras: Callable[[Path, Sequence[Photo]], list[Given]] | None
 
 
 LAYOUTS: dict[str, Layout] = {
-    "llff": Layout(llff.recognises, photos.find, llff.views),
-    "photos": Layout(photos.recognises, photos.find, None),
+    "neural3dv": Layout(neural3dv.recognises, neural3dv.shots, neural3dv.cameras),  # before LLFF, whose table it has
+    "llff": Layout(llff.recognises, photos.shots, llff.cameras),
+    "nerf_synthetic": Layout(nerf_synthetic.recognises, nerf_synthetic.shots, nerf_synthetic.cameras),
+    # Before the COLMAP model that nerfstudio makes its file of, and keeps in the same folder.
+    "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras),
+    "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
+    "video": Layout(video.recognises, video.shots, None),
+    "idr": Layout(idr.recognises, idr.shots, idr.cameras),
+    "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
+    "panoptic": Layout(panoptic.recognises, panoptic.shots, panoptic.cameras),
+    "easymocap": Layout(easymocap.recognises, easymocap.shots, easymocap.cameras),
+    "photos": Layout(photos.recognises, photos.shots, None),
 }
 
 
@@ -44,4 +65,6 @@ def recognise(capture: Path) -> str:
     for name, layout in LAYOUTS.items():
         if layout.recognises(capture):
             return name
-    raise InputError(f"{capture}: holds no photos (JPEG, PNG, TIFF or WebP), neither directly nor in images/")
+    raise InputError(
+        f"{capture}: holds no photos (JPEG, PNG, TIFF or WebP), neither directly nor in images/, and no video"
+    )

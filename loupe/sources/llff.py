@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.camera import Array, Camera
+from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo
-from loupe.scene import View
 from loupe.sources import photos as folder_of_photos
+from loupe.sources.given import Given, give
+from loupe.undistort import Lens
 
 _FILE = "poses_bounds.npy"
 
@@ -26,50 +27,44 @@ def recognises(capture: Path) -> bool:
     return (capture / _FILE).is_file()
 
 
-def views(capture: Path, photos: Sequence[Photo]) -> list[View]:
+def cameras(capture: Path, photos: Sequence[Photo]) -> list[Given]:
     """The given cameras at the ingested photos' sizes, world frame and depths unchanged.
 
     Raises:
-        InputError: the table is no such table, has not one row per photo of the capture, holds a bad pose, or speaks
-            of pictures of another shape.
+        InputError: the table is no such table, has not one row per photo of the capture, or speaks of pictures of
+            another shape.
+    """
+    rows = read_rows(capture, [shot.name for shot in folder_of_photos.shots(capture)])
+    return [camera(capture, photo, rows[photo.name]) for photo in photos]
+
+
+def read_rows(capture: Path, names: Sequence[str]) -> dict[str, Array]:
+    """The table's rows, (17,), for cameras of these names in this order.
+
+    Raises:
+        InputError: the table is no such table, or has not one row per name.
     """
     path = capture / _FILE
-    names = [file.stem for file in folder_of_photos.find(capture)]
-    rows = dict(zip(names, _table(path, len(names)), strict=True))
-    return [_view(path, photo, rows[photo.name]) for photo in photos]
-
-
-def _table(path: Path, photos: int) -> Array:
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a plain NumPy array ({error})") from None
     if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 17 or table.dtype.kind not in "fiu":
         raise InputError(f"{path}: expected one row of 17 numbers per photo")
-    if len(table) != photos:
-        raise InputError(f"{path}: {len(table)} poses for {photos} photos; they must be as many")
+    if len(table) != len(names):
+        raise InputError(f"{path}: {len(table)} poses for {len(names)} photos; they must be as many")
     if not np.isfinite(table).all():
         raise InputError(f"{path}: row {int(np.argwhere(~np.isfinite(table))[0, 0])} holds NaN or infinity")
-    return table.astype(np.float64)
+    return dict(zip(names, table.astype(np.float64), strict=True))
 
 
-def _view(path: Path, photo: Photo, row: Array) -> View:
+def camera(capture: Path, photo: Photo, row: Array) -> Given:
+    """The camera of a photo by its row; raises `InputError` if it is none, or for pictures of another shape."""
     matrix = row[:15].reshape(3, 5)
     down, right, backwards, position = matrix[:, :4].T
     height, width, focal = matrix[:, 4].tolist()
-    if min(width, height) < 1 or abs(width / height / (photo.source_width / photo.source_height) - 1) > 0.01:
-        raise InputError(
-            f"{path}: poses are for {width:g}x{height:g} pixels, but photo {photo.name} has"
-            f" {photo.source_width}x{photo.source_height}, another shape"
-        )
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, down, -backwards])
     pose[:3, 3] = -pose[:3, :3] @ position
-    try:
-        given = Camera(round(width), round(height), focal, focal, width / 2, height / 2, pose)
-        source = given.resized(photo.source_width, photo.source_height)
-        kept = source.cropped(0, 0, photo.width * photo.shrink, photo.height * photo.shrink)
-        near, far = row[15:].tolist()
-        return View(photo.name, kept.resized(photo.width, photo.height), photo.file, near, far, mask=photo.mask)
-    except InputError as error:
-        raise InputError(f"{path}: photo {photo.name}: {error}") from None
+    lens = Lens(round(width), round(height), focal, focal, width / 2, height / 2)
+    return give(str(capture / _FILE), photo, lens, pose, (float(row[15]), float(row[16])))
