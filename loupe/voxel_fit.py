@@ -115,7 +115,7 @@ def encoder_part(recipe: Recipe, setting: Setting) -> EncoderPart:
     """What the recipe's section `encoder` says for this kind of space. Raises `InputError` where it does not fit, and
     for a scene that moves."""
     if setting.scene.moves:
-        raise InputError(f"{setting.scene.folder}: the scene moves, but this method knows a single moment only; train one that knows time")
+        raise InputError(f"{setting.scene.folder}: the scene moves, but this method knows a single moment only")
     section = recipe.section("encoder", EncoderConfig)
     return section.bounded if setting.space.kind == "bounded" else section.forward
 
