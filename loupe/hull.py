@@ -132,13 +132,18 @@ def _decide(
 
 
 def _live(tables: Sequence[_Table], middles: Array, votes: Votes) -> Mask:
-    """Whether voxels with these middles (n, 3) live."""
+    """The same of views that are tables already."""
     seen, inside = np.zeros((2, len(middles)), np.int64)
     for table in tables:
         sees, has = table.ask(middles)
         seen += sees
         inside += has
     return np.asarray((seen >= votes.least) & (100 * inside >= votes.agree * seen))
+
+
+def live(views: Sequence[Silhouette], middles: Array, votes: Votes) -> Mask:
+    """Whether voxels with these middles (n, 3) live, each asked by itself."""
+    return _live([_Table(view) for view in views], middles, votes)
 
 
 def dissenters(views: Sequence[Silhouette], middles: Array) -> tuple[int, list[int]]:
