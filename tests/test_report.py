@@ -125,7 +125,10 @@ def test_a_film_is_shown_with_its_slice_and_its_error(tree: Path) -> None:
     write_film(tree / "trials/shelf/poor/renders", None)  # its frames show nothing in common
     page = report(tree)
     assert page.count("data:image/png;base64,") == 1
-    assert 'alt="slice of the film of good"><figcaption>good<br>warping error 2.35</figcaption>' in page
+    assert (
+        'alt="slice of the film of good"><figcaption>good<br>warping error 2.35; 4 frames, 8 pixels high</figcaption>'
+        in page
+    )
 
 
 def test_the_logs_of_a_graft_are_those_of_its_encoder(tree: Path) -> None:

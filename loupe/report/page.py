@@ -18,10 +18,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from loupe.errors import InputError
+from loupe.images import read_image
 from loupe.pipeline import read_pipeline
 from loupe.report import tables
 from loupe.report.charts import line_chart
-from loupe.report.gather import Codebook, StepLog, Trial, read_codebooks, read_trials
+from loupe.report.gather import Codebook, Film, StepLog, Trial, read_codebooks, read_trials
 
 _HERE = Path(__file__).parent
 _VIEWS = 3  # of a capture, shown with pictures
@@ -53,7 +54,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Capture:
-    """A capture's part of the page; `films`: recipe, slice as a data URI, warping error as text."""
+    """A capture's part of the page; `films`: recipe, slice as a data URI, and what to know of it."""
 
     name: str
     size: str
@@ -137,11 +138,7 @@ def _capture(name: str, trials: Sequence[Trial]) -> Capture:
         charts=[chart for step in _TRAINING for chart in _training_charts(step, trials)],
         costs=[(trial.recipe, log) for trial in trials for log in trial.logs.values()],
         nearest=_nearest(scored),
-        films=[
-            (trial.recipe, _data_uri(trial.film.slice), tables.number("warping_error", trial.film.warping_error))
-            for trial in trials
-            if trial.film and trial.film.warping_error is not None
-        ],
+        films=[(trial.recipe, *_film(trial.film)) for trial in trials if trial.film and trial.film.warping_error],
     )
 
 
@@ -157,6 +154,13 @@ def _shot(trial: Trial, view: str) -> Shot | None:
     shown = {tables.LABELS[name]: tables.number(name, value) for name, value in values.items() if value is not None}
     pictures = {key: _data_uri(trial.folder / kept[key]) for key in ("render", "true", "error")}
     return Shot(recipe=trial.recipe, **pictures, crops=crops, scores=shown)
+
+
+def _film(film: Film) -> tuple[str, str]:
+    """The slice as a data URI, and what to know of it."""
+    uri, error = _data_uri(film.slice), tables.number("warping_error", film.warping_error or 0.0)
+    height, frames = read_image(film.slice).shape[:2]
+    return uri, f"warping error {error}; {frames} frames, {height} pixels high"
 
 
 def _data_uri(path: Path) -> str:
