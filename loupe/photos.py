@@ -75,6 +75,7 @@ class Photo:
         exposure: mean grey level, 0 to 1.
         mask: foreground mask, from the photo's alpha channel or a file of its own, relative as `file`, or None.
         camera_id, frame: the camera that took it, and when.
+        orientation: how the photo lay in its file, from 1 (upright) to 8, as EXIF counts; ingestion turned it upright.
     """
 
     name: str
@@ -91,6 +92,14 @@ class Photo:
     mask: str | None = None
     camera_id: str = "0"
     frame: int = 0
+    orientation: int = 1
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the photo as it lay in its file, before it was turned upright and shrunk."""
+        lay_on_its_side = self.orientation >= 5
+        size = self.source_width, self.source_height
+        return size[::-1] if lay_on_its_side else size
 
 
 class Shot(NamedTuple):
@@ -136,6 +145,7 @@ class _Decoded(NamedTuple):
     focal: float | None
     camera: str
     unchanged: bool
+    orientation: int = 1
 
 
 def find_photos(folder: Path) -> list[Path]:
@@ -290,17 +300,18 @@ def _decode_open(path: Path) -> _Decoded:
     with Image.open(path, formats=FORMATS) as photo:
         if photo.format != "MPO" and getattr(photo, "n_frames", 1) > 1:
             raise _Unusable(f"holds {photo.n_frames} pictures; save the one that is meant")  # type: ignore[attr-defined]
-        photo.load()
         exif = photo.getexif()
+        orientation = _orientation(exif)  # before loading, which turns a TIFF upright and forgets how it lay
+        photo.load()
         upright = ImageOps.exif_transpose(photo)
         pixels, alpha = _to_rgb(upright)
         unchanged = (
             photo.mode == "RGB"
             and alpha is None
-            and exif.get(ExifTags.Base.Orientation, 1) not in range(2, 9)
+            and orientation == 1
             and (photo.format in ("JPEG", "MPO") or _is_plain_png(path))
         )
-        return _Decoded(pixels, alpha, _focal(exif, *upright.size), _camera(exif), unchanged)
+        return _Decoded(pixels, alpha, _focal(exif, *upright.size), _camera(exif), unchanged, orientation)
 
 
 def _is_plain_png(path: Path) -> bool:
@@ -324,6 +335,12 @@ def _to_rgb(photo: Image.Image) -> tuple[Pixels, Pixels | None]:
             raise _Unusable("wholly transparent")
         return np.ascontiguousarray(both[..., :3]), None if alpha.min() == 255 else alpha
     return np.asarray(photo.convert("RGB")), None
+
+
+def _orientation(exif: Image.Exif) -> int:
+    """From 1 to 8; what is none of them turns nothing."""
+    value = exif.get(ExifTags.Base.Orientation, 1)
+    return int(value) if value in range(1, 9) else 1
 
 
 def _focal(exif: Image.Exif, width: int, height: int) -> float | None:
@@ -393,6 +410,7 @@ def _store(shot: Shot, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo
         mask=mask,
         camera_id=shot.camera_id,
         frame=shot.frame,
+        orientation=decoded.orientation,
     )
     return photo, _fit(small, 160)
 

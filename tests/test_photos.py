@@ -94,6 +94,9 @@ def test_every_orientation_comes_out_upright(tmp_path: Path, orientation: int, s
     made, out, _ = run(tmp_path / "in")
     difference = np.abs(read_image(out / made.photos[0].file).astype(int) - upright)
     assert difference.max() <= (4 if suffix == "jpg" else 0)
+    assert made.photos[0].orientation == orientation
+    assert made.photos[0].stored_size == stored.shape[1::-1]
+    assert read_photos(out) == made.photos
 
 
 @pytest.mark.parametrize(
