@@ -366,6 +366,14 @@ def test_of_many_photos_that_look_the_same_five_pairs_are_named(tmp_path: Path) 
     assert said == ["6 pairs of photos look the same: a and b, a and c, a and d, b and c, b and d, ..."]
 
 
+def test_photos_that_show_nothing_look_the_same(tmp_path: Path) -> None:
+    """Each is of one level, but for a few pixels that are a level brighter."""
+    for name, level in zip("abc", (9, 10, 200), strict=True):
+        noise = RANDOM.random((300, 400, 1)) < 0.05
+        save(tmp_path / "in" / f"{name}.png", np.repeat(level + noise, 3, 2).astype(np.uint8))
+    assert run(tmp_path / "in", fillers=0)[0].alike == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
 def test_the_step_counts_photos_that_look_the_same(tmp_path: Path) -> None:
     for name in "abc":
         save(tmp_path / "in" / f"{name}.png", smooth())
