@@ -93,6 +93,22 @@ class Lens(NamedTuple):
         intrinsics = {"fx": self.fx * x, "fy": self.fy * y, "cx": self.cx * x, "cy": self.cy * y}
         return self._replace(width=width, height=height, **intrinsics)
 
+    def turned(self) -> Self:
+        """The same lens over its picture turned by a quarter, clockwise.
+
+        What was right is below then. The tangential terms are 2 (q.v) v + r^2 q with v = (x, y), q = (p2, p1): q turns.
+        """
+        return self._replace(
+            width=self.height,
+            height=self.width,
+            fx=self.fy,
+            fy=self.fx,
+            cx=self.height - self.cy,
+            cy=self.cx,
+            p1=self.p2,
+            p2=-self.p1,
+        )
+
     def displacement(self) -> float:
         """How far, in pixels, distortion moves a point at most."""
         edges = np.concatenate(self._edges())

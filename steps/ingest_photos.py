@@ -32,7 +32,7 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         made = ingest(shots, config, given.out, log.say)
         log.picture("photos", made.contact_sheet)
-        log.summary({"photos": len(made.photos), "left_out": len(made.left_out)})
+        log.summary({"photos": len(made.photos), "left_out": len(made.left_out), "alike": len(made.alike)})
         log.say(f"{len(made.photos)} photos, {len(made.left_out)} left out")
 
 

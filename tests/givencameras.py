@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image
 
 from loupe.camera import Array
 from loupe.images import read_image, write_image
@@ -38,6 +39,14 @@ def write_dot(path: Path, pixel: Array, alpha: bool = False) -> None:
 
 def photo(name: str, width: int = WIDTH, height: int = HEIGHT) -> Photo:
     return Photo(name, f"{name}.png", width, height, width, height, 1, None, "", 1.0, 0.5)
+
+
+def say_how_held(path: Path, orientation: int) -> None:
+    """Gives a photo an EXIF orientation; its pixels stay as they lie."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(path) as stored:
+        stored.save(path, exif=exif)
 
 
 def import_all(layout: str, capture: Path, photos: list[Photo]) -> list[Given]:
@@ -75,3 +84,19 @@ def check_round_trip(layout: str, capture: Path, expected: dict[str, Array], out
         brightest = np.unravel_index(picture[..., 0].argmax(), picture.shape[:2])
         assert tuple(pixel_of(one).astype(int)[::-1]) == brightest
     return given
+
+
+def check_turned(layout: str, capture: Path, out: Path, orientation: int, shrink: int = 1) -> None:
+    """Where every photo says that it was held so, each camera still shows the point where its picture has the dot."""
+    assert recognise(capture) == layout
+    shots = LAYOUTS[layout].shots(capture)
+    for shot in shots:
+        say_how_held(shot.file, orientation)
+    out.mkdir()
+    photos = ingest(shots, IngestConfig(shrink=shrink), out, print).photos
+    size = (HEIGHT, WIDTH) if orientation in (6, 8) else (WIDTH, HEIGHT)
+    for one in import_all(layout, capture, photos):
+        picture = read_image(out / one.photo.file)
+        assert (one.lens.width, one.lens.height) == picture.shape[1::-1] == (size[0] // shrink, size[1] // shrink)
+        brightest = np.unravel_index(picture[..., 0].argmax(), picture.shape[:2])
+        assert tuple(pixel_of(one).astype(int)[::-1]) == brightest

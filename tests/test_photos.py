@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -94,6 +96,9 @@ def test_every_orientation_comes_out_upright(tmp_path: Path, orientation: int, s
     made, out, _ = run(tmp_path / "in")
     difference = np.abs(read_image(out / made.photos[0].file).astype(int) - upright)
     assert difference.max() <= (4 if suffix == "jpg" else 0)
+    assert made.photos[0].orientation == orientation
+    assert made.photos[0].stored_size == stored.shape[1::-1]
+    assert read_photos(out) == made.photos
 
 
 @pytest.mark.parametrize(
@@ -313,14 +318,91 @@ def test_other_files_are_no_photos(tmp_path: Path) -> None:
 
 def test_blur_is_measured_and_named(tmp_path: Path) -> None:
     noise = RANDOM.integers(0, 256, (512, 512, 3)).astype(np.uint8)
-    for name in "abcd":
-        save(tmp_path / "in" / f"{name}.png", noise)
+    for turns, name in enumerate("abcd"):
+        save(tmp_path / "in" / f"{name}.png", np.rot90(noise, turns))
     save(tmp_path / "in" / "e.png", cv2.GaussianBlur(noise, (0, 0), 3))
     made, _, said = run(tmp_path / "in", fillers=0)
     assert made.photos[4].sharpness < 0.1 * made.photos[0].sharpness
     assert made.photos[0].exposure == pytest.approx(0.5, abs=0.02)
     assert len(said) == 1
     assert "e looks blurred" in said[0]
+
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "data/captures/demo"
+
+
+def ingest_with_a_photo_saved_anew(files: list[Path], folder: Path) -> Ingested:
+    """The photos, and the fourth of them again as another JPEG, smaller and darker."""
+    with Image.open(files[3]) as photo:
+        smaller = photo.resize((photo.width // 2, photo.height // 2))
+    again = save(folder / "again.jpg", smaller.point(lambda level: level * 0.8), quality=40)
+    (folder / "out").mkdir()
+    shots = [Shot(file.stem, file) for file in [*files, again]]
+    return ingest(shots, IngestConfig(shrink=1), folder / "out", print)
+
+
+def test_of_true_photos_only_one_saved_anew_looks_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = ingest_with_a_photo_saved_anew(sorted(DEMO.glob("*.jpg")), tmp_path)
+    assert made.alike == [("view_03", "again")]
+    assert capsys.readouterr().out == "1 pair of photos looks the same: view_03 and again\n"
+    assert [len(made.photos), len(made.left_out)] == [26, 0]
+
+
+@pytest.mark.real
+@pytest.mark.skipif("LOUPE_DATA" not in os.environ, reason="LOUPE_DATA is unset")
+@pytest.mark.parametrize("folder", ["fern/images", "banana/images", "dtu_scan65/image"])
+def test_of_real_photos_only_one_saved_anew_looks_the_same(tmp_path: Path, folder: str) -> None:
+    files = find_photos(Path(os.environ["LOUPE_DATA"]) / folder)
+    assert ingest_with_a_photo_saved_anew(files, tmp_path).alike == [(files[3].stem, "again")]
+
+
+def test_of_many_photos_that_look_the_same_five_pairs_are_named(tmp_path: Path) -> None:
+    for name in "abcd":
+        save(tmp_path / "in" / f"{name}.png", smooth())
+    made, _, said = run(tmp_path / "in", fillers=0)
+    assert len(made.photos) == 4
+    assert len(made.alike) == 6
+    assert said == ["6 pairs of photos look the same: a and b, a and c, a and d, b and c, b and d, ..."]
+
+
+def test_photos_that_show_nothing_look_the_same(tmp_path: Path) -> None:
+    """Each is of one level, but for a few pixels that are a level brighter."""
+    for name, level in zip("abc", (9, 10, 200), strict=True):
+        noise = RANDOM.random((300, 400, 1)) < 0.05
+        save(tmp_path / "in" / f"{name}.png", np.repeat(level + noise, 3, 2).astype(np.uint8))
+    assert run(tmp_path / "in", fillers=0)[0].alike == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+def test_the_step_counts_photos_that_look_the_same(tmp_path: Path) -> None:
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.png", smooth())
+    (tmp_path / "x.yaml").write_text("ingest: {}\n")
+    given = {"capture": "in", "config": "x.yaml", "out": "out", "log": "log"}
+    options = [word for name, path in given.items() for word in (f"--{name}", path)]
+    subprocess.run([sys.executable, str(ROOT / "steps/ingest_photos.py"), *options], cwd=tmp_path, check=True)
+    facts = json.loads((tmp_path / "log/run.json").read_text())
+    assert facts["summary"] == {"photos": 3, "left_out": 0, "alike": 3}
+
+
+def test_a_photo_is_compared_with_so_many_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loupe.photos._COMPARED", 2)
+    for name in "abcd":
+        save(tmp_path / "in" / f"{name}.png", smooth())
+    made = run(tmp_path / "in", fillers=0)[0]
+    assert made.alike == [("a", "b"), ("a", "c"), ("b", "c"), ("b", "d"), ("c", "d")]
+
+
+@pytest.mark.parametrize(("second", "alike"), [(("0", 0), 1), (("0", 1), 0), (("1", 0), 0)])
+def test_only_photos_of_one_camera_and_moment_can_look_the_same(
+    tmp_path: Path, second: tuple[str, int], alike: int
+) -> None:
+    pictures = {"a": smooth(), "b": smooth(), "c": smooth()[::-1], "d": smooth()[:, ::-1]}
+    files = [save(tmp_path / "in" / f"{name}.png", picture) for name, picture in pictures.items()]
+    shots = [Shot(file.stem, file) for file in files]
+    shots[1] = Shot("b", files[1], *second)
+    (tmp_path / "out").mkdir()
+    assert ingest(shots, IngestConfig(shrink=1), tmp_path / "out", print).alike == [("a", "b")] * alike
 
 
 def test_the_contact_sheet_shows_every_photo(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from givencameras import HEIGHT, POINT, WIDTH, check_turned, random_pose, write_dot
 
 from loupe.camera import Camera
 from loupe.errors import InputError
@@ -90,6 +92,30 @@ def test_other_sizes_scale_the_intrinsics(tmp_path: Path, width: int, height: in
     seen = camera(photo("a", width, height, shrink))
     assert (seen.width, seen.height) == (width // shrink, height // shrink)
     np.testing.assert_allclose(seen.project(point)[0], reference * [width / 80, height / 60] / shrink)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_cameras_turn_with_photos_that_exif_turns(tmp_path: Path, orientation: int) -> None:
+    random, rows = np.random.default_rng(3), []
+    for name in "abc":
+        pose = random_pose(random)
+        right, down, forward = pose[:3, :3]
+        center = -pose[:3, :3].T @ pose[:3, 3]
+        rows.append(np.r_[np.stack([down, right, -forward, center, [HEIGHT, WIDTH, 70]], 1).ravel(), 1, 9])
+        x, y, depth = pose[:3, :3] @ POINT + pose[:3, 3]
+        write_dot(tmp_path / f"capture/{name}.png", np.array([WIDTH, HEIGHT]) / 2 + 70 * np.array([x, y]) / depth)
+    check_turned("llff", given(tmp_path / "capture", rows), tmp_path / "photos", orientation)
+
+
+@pytest.mark.parametrize("orientation", [2, 4, 5, 7])
+def test_no_camera_follows_a_mirrored_photo(tmp_path: Path, orientation: int) -> None:
+    given(capture(tmp_path), [row()] * 3)
+    with pytest.raises(
+        InputError, match=rf"EXIF orientation of photo b, {orientation}, mirrors it.* ingest anew$"
+    ) as caught:
+        llff.cameras(tmp_path, [photo("a"), replace(photo("b"), orientation=orientation)])
+    assert str(caught.value).startswith(str(tmp_path / "poses_bounds.npy"))
+    assert "\n" not in str(caught.value)
 
 
 def test_photos_left_out_do_not_shift_the_rows(tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
-from givencameras import HEIGHT, POINT, WIDTH, check_round_trip, import_all, photo, random_pose, write_dot
+from givencameras import (
+    HEIGHT,
+    POINT,
+    WIDTH,
+    check_round_trip,
+    check_turned,
+    import_all,
+    photo,
+    random_pose,
+    write_dot,
+)
 from test_poses import CONFIG, estimate, take, true_camera
 
 from loupe.align import compare_cameras
@@ -78,6 +88,13 @@ def test_cameras_are_those_of_colmap(tmp_path: Path, kind: str, suffix: str, shr
     capture = capture_of(tmp_path / "capture", model, suffix)
     given = check_round_trip("colmap", capture, by_view(pixels_in(model)), tmp_path / "photos", shrink)
     assert {(one.bounds, one.part, one.photo.camera_id) for one in given} == {(None, None, "0")}
+
+
+@pytest.mark.parametrize("shrink", [1, 2])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_cameras_turn_with_photos_that_exif_turns(tmp_path: Path, orientation: int, shrink: int) -> None:
+    capture = capture_of(tmp_path / "capture", model_of(NAMES))
+    check_turned("colmap", capture, tmp_path / "photos", orientation, shrink)
 
 
 @pytest.mark.parametrize("folder", ["sparse/0", "sparse", "colmap/sparse/0", "."])

@@ -11,7 +11,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from givencameras import HEIGHT, POINT, WIDTH, check_round_trip, import_all, photo, random_pose, write_dot
+from givencameras import (
+    HEIGHT,
+    POINT,
+    WIDTH,
+    check_round_trip,
+    check_turned,
+    import_all,
+    photo,
+    random_pose,
+    write_dot,
+)
 
 from loupe.camera import Array
 from loupe.errors import InputError
@@ -74,6 +84,14 @@ def test_cameras_are_those_of_opencv(tmp_path: Path, lens: str, shrink: int) -> 
     capture, pixels = capture_of(tmp_path / "capture", LENSES[lens])
     given = check_round_trip("nerfstudio", capture, by_view(pixels), tmp_path / "photos", shrink)
     assert {(one.bounds, one.part) for one in given} == {(None, None)}
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("lens", ["nerfstudio", "two angles"])
+def test_cameras_turn_with_photos_that_exif_turns(tmp_path: Path, lens: str, orientation: int) -> None:
+    """Also where the file gives no size, and angles across the photo as stored."""
+    capture, _ = capture_of(tmp_path / "capture", LENSES[lens])
+    check_turned("nerfstudio", capture, tmp_path / "photos", orientation)
 
 
 def test_the_vertical_angle_gives_the_vertical_focal_length(tmp_path: Path) -> None:

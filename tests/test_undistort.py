@@ -51,6 +51,19 @@ def test_resized_and_cropped_show_the_same_points_elsewhere() -> None:
     np.testing.assert_allclose(small.distort(ideal), lens.distort(ideal) / [4, 3])
 
 
+def test_turned_shows_the_same_points_turned() -> None:
+    """What the lens shows to the right, x, the turned one shows below, and what was below is to the left."""
+    lens = LENSES[-1]
+    ideal = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 2))
+    shown = lens.distort(ideal)
+    turned = lens.turned()
+    assert turned[:2] == (300, 400)
+    np.testing.assert_allclose(
+        turned.distort(np.stack([-ideal[:, 1], ideal[:, 0]], 1)), np.stack([300 - shown[:, 1], shown[:, 0]], 1)
+    )
+    assert turned.turned().turned().turned() == lens
+
+
 def test_displacement_is_the_corners() -> None:
     lens = Lens(400, 300, 350.0, 350.0, 200.0, 150.0, 0.1)
     radius = np.linalg.norm(lens.undistort(np.array([0.0, 0.0])))

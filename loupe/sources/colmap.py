@@ -3,6 +3,8 @@
 The model lies in `sparse/0`, `sparse`, `colmap/sparse/0` or the capture's folder itself, the photos in `images/` or the
 capture's folder. Poses are cam_from_world with OpenCV's axes; the centre of the top-left pixel is (.5, .5)
 (https://colmap.github.io/tutorial.html, "Feature Detection and Extraction"). Both are this project's conventions.
+Cameras are for photos as stored: COLMAP leaves EXIF orientations alone on purpose, so that photos of one camera share
+its parameters however it was held (https://github.com/colmap/colmap, issues 1456 and 2104).
 Bounds follow from the points, which are triangulated anew.
 
 The capture is the model: photos in the folder that it does not place are no shots.
@@ -22,7 +24,7 @@ from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
 from loupe.sources.checked import in_name_order, inside, numbers, view_name
-from loupe.sources.given import Given, give
+from loupe.sources.given import Given, give_as_stored
 from loupe.undistort import Lens
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def cameras(capture: Path, photos: Sequence[Photo]) -> list[Given]:
     """
     views = _views(capture)
     placed = [(photo, views[photo.name]) for photo in photos if photo.name in views]
-    return [give(one.where, photo, one.lens, one.cam_from_world) for photo, one in placed]
+    return [give_as_stored(one.where, photo, one.lens, one.cam_from_world) for photo, one in placed]
 
 
 def _model(capture: Path) -> tuple[Path, str] | None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo
 from loupe.undistort import Lens
 
 Part = Literal["train", "test"]
+
+# By EXIF orientation: the quarter turns, clockwise, that set the photo upright. The others mirror it.
+_QUARTER_TURNS = {1: 0, 6: 1, 3: 2, 8: 3}
+_CLOCKWISE = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # what was right is below
 
 
 class Given(NamedTuple):
@@ -39,7 +45,7 @@ def give(
     bounds: tuple[float, float] | None = None,
     part: Part | None = None,
 ) -> Given:
-    """The camera of a photo whose `lens` is given for the photo as taken, at any resolution.
+    """The camera of a photo whose `lens` is given for the upright photo, at any resolution.
 
     Raises:
         InputError: the lens is for pictures of another shape, or the numbers make no camera; it opens with `where`.
@@ -54,8 +60,33 @@ def give(
     return Given(photo, over, cam_from_world, bounds, part)
 
 
+def give_as_stored(
+    where: str,
+    photo: Photo,
+    lens: Lens,
+    cam_from_world: Array,
+    bounds: tuple[float, float] | None = None,
+    part: Part | None = None,
+) -> Given:
+    """As `give`, but of a camera for the photo as it lies in its file, whatever its EXIF orientation says.
+
+    Ingestion turned the photo upright; the camera is turned about its optical axis with it.
+
+    Raises:
+        InputError: as for `give`, or the orientation mirrors the photo, which no camera follows.
+    """
+    if photo.orientation not in _QUARTER_TURNS:
+        raise InputError(
+            f"{where}: the EXIF orientation of photo {photo.name}, {photo.orientation}, mirrors it, and no camera can"
+            " follow; take the orientation out of the file and ingest anew"
+        )
+    for _ in range(_QUARTER_TURNS[photo.orientation]):
+        lens, cam_from_world = lens.turned(), _CLOCKWISE @ cam_from_world
+    return give(where, photo, lens, cam_from_world, bounds, part)
+
+
 def lens_over(photo: Photo, given: Lens) -> Lens:
-    """A lens as given for the photo as taken, at any resolution, over the picture that ingestion made of it.
+    """A lens as given for the upright photo, at any resolution, over the picture that ingestion made of it.
 
     Raises:
         InputError: the lens is for pictures of another shape.

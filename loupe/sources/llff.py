@@ -3,6 +3,9 @@
 A row of 17 numbers per photo in name order: a 3x5 matrix, row by row, and the z-depths between which the scene lies.
 The matrix is world_from_cam with the rotation's columns pointing down, right and backwards, the position, and the
 picture's height, width and focal length in pixels. The principal point is the centre; there is no distortion.
+
+The published code (https://github.com/Fyusion/LLFF, llff/poses/pose_utils.py) copies size, focal length and poses from
+a COLMAP model, so they are for photos as stored; see `loupe.sources.colmap`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo
 from loupe.sources import photos as folder_of_photos
-from loupe.sources.given import Given, give
+from loupe.sources.given import Given, give_as_stored
 from loupe.undistort import Lens
 
 _FILE = "poses_bounds.npy"
@@ -67,4 +70,4 @@ def camera(capture: Path, photo: Photo, row: Array) -> Given:
     pose[:3, :3] = np.stack([right, down, -backwards])
     pose[:3, 3] = -pose[:3, :3] @ position
     lens = Lens(round(width), round(height), focal, focal, width / 2, height / 2)
-    return give(str(capture / _FILE), photo, lens, pose, (float(row[15]), float(row[16])))
+    return give_as_stored(str(capture / _FILE), photo, lens, pose, (float(row[15]), float(row[16])))

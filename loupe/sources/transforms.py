@@ -4,14 +4,20 @@ Cameras: `transform_matrix` is world_from_cam, (4, 4), with OpenGL's axes (x rig
 documentation, "Data conventions", https://docs.nerf.studio/quickstart/data_conventions.html.
 
 Lenses: OpenCV's formula with `fl_x`, `fl_y`, `cx`, `cy` in pixels of a picture of `w` x `h`, and `k1`, `k2`, `k3`,
-`p1`, `p2`. A frame's own value goes before the file's. What is missing: the size is the photo's; `fl_x` follows from
-`camera_angle_x`, the horizontal field of view in radians, by w / 2 / tan(angle / 2) (Mildenhall et al. 2020, published
-code); `fl_y` likewise from `camera_angle_y`, or it is `fl_x`; the principal point is the centre; coefficients are zero.
+`p1`, `p2`. A frame's own value goes before the file's. What is missing: the size is the photo's as stored; `fl_x`
+follows from `camera_angle_x`, the horizontal field of view in radians, by w / 2 / tan(angle / 2) (Mildenhall et al.
+2020, published code); `fl_y` likewise from `camera_angle_y`, or it is `fl_x`; the principal point is the centre;
+coefficients are zero.
 
 Pixels: no half pixel is to be added. nerfstudio's and Instant-NGP's converters copy `cx`, `cy` from COLMAP, whose
 top-left pixel has its centre at (.5, .5) (https://colmap.github.io/tutorial.html); nerfstudio sends that pixel's ray
 through the same point ("a ray for pixel (0,0) will shoot the ray through the center of that pixel", the page above; its
 issue 2255).
+
+Orientation: cameras are for photos as stored. Both converters copy COLMAP's (see `loupe.sources.colmap`), and neither
+program looks at EXIF when it trains: nerfstudio copies photos unturned (its pull request 1261, issue 2516) and opens
+them with Pillow, which turns no JPEG unasked (`get_numpy_image` in nerfstudio/data/datasets/base_dataset.py);
+Instant-NGP's src/nerf_loader.cu calls stb_image, which reads no EXIF (https://github.com/nothings/stb/issues/916).
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ import numpy as np
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
 from loupe.sources.checked import in_name_order, inside, numbers, rigid, view_name
-from loupe.sources.given import Given, Part, give
+from loupe.sources.given import Given, Part, give_as_stored
 from loupe.undistort import Lens
 
 # nerfstudio reads the first four as cases of the fifth.
@@ -130,7 +136,7 @@ def _camera(photo: Photo, frame: Frame) -> Given:
     pose = np.eye(4)
     pose[:3, :3] = _OPENCV_FROM_OPENGL @ world_from_cam[:3, :3].T
     pose[:3, 3] = -pose[:3, :3] @ world_from_cam[:3, 3]
-    return give(frame.where, photo, _lens(photo, frame), pose, part=frame.part)
+    return give_as_stored(frame.where, photo, _lens(photo, frame), pose, part=frame.part)
 
 
 def _lens(photo: Photo, frame: Frame) -> Lens:
@@ -141,7 +147,7 @@ def _lens(photo: Photo, frame: Frame) -> Lens:
         raise InputError(f"{where}: camera_model {model!r} is not read here ({known} are); undistort the photos first")
     if _number(frame, "k4", 0):
         raise InputError(f"{where}: k4 is not zero; undistort the photos first")
-    width, height = _number(frame, "w", photo.source_width), _number(frame, "h", photo.source_height)
+    width, height = (_number(frame, key, side) for key, side in zip("wh", photo.stored_size, strict=True))
     if "fl_x" not in values and "camera_angle_x" not in values:
         raise InputError(f"{where}: fl_x: missing, and so is camera_angle_x; give one of them")
     fx = _number(frame, "fl_x") if "fl_x" in values else _focal(frame, "camera_angle_x", width)
