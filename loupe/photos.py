@@ -38,6 +38,7 @@ _FOREIGN = {"heic", "heif", "avif", "jxl", "gif", "bmp", "dng", "cr2", "cr3", "n
 _PICTURE = {"jpg", "jpeg", "mpo", "png", "tif", "tiff", "webp"} | _FOREIGN
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 _STEM = re.compile(r"\w[\w .,()+@=-]{0,119}")
+_MOST_BYTES = 200  # of the 255 that file systems take; pictures made of the view need some for their suffixes
 _DIAGONAL_35MM = math.hypot(36, 24)
 _THUMBNAIL = 512
 _MOST_THUMBNAILS = 96  # on the contact sheet
@@ -177,8 +178,10 @@ def find_photos(folder: Path) -> list[Path]:
 
 def check_view_name(name: str, where: str) -> None:
     """Raises `InputError`, opened by `where`, for a photo's name that could not safely become a view's name."""
-    if not _STEM.fullmatch(unicodedata.normalize("NFC", name)):
-        raise InputError(f"{where}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_")
+    if not _STEM.fullmatch(unicodedata.normalize("NFC", name)) or len(name.encode()) > _MOST_BYTES:
+        raise InputError(
+            f"{where}: rename this photo: at most 120 letters, digits, spaces and .,()+@=-_ ({_MOST_BYTES} bytes)"
+        )
 
 
 def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
@@ -197,12 +200,14 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
     left_out: dict[str, str] = {}
     thumbnails: list[Pixels] = []
     miniatures: list[Array] = []
+    all_white: list[str] = []
     apart = -(-len(shots) // _MOST_THUMBNAILS)
     for shot, decoded in _decode_all(shots):
         try:
             if isinstance(decoded, _Unusable):
                 raise decoded
-            photo, thumbnail = _store(shot, _with_mask(decoded, shot.mask), config.shrink, out)
+            decoded = _with_mask(decoded, shot.mask)
+            photo, thumbnail = _store(shot, decoded, config.shrink, out)
         except _Unusable as reason:
             left_out[str(shot)] = str(reason)
             say(f"{shot} left out: {reason}")
@@ -211,6 +216,8 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
             thumbnails.append(thumbnail)
         photos.append(photo)
         miniatures.append(_miniature(thumbnail))
+        if decoded.alpha is not None and decoded.alpha.min() == 255:
+            all_white.append(shot.name)
     if len(photos) < MIN_PHOTOS:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
         where = f"{shots[0].file.parent}: " if shots else ""
@@ -220,6 +227,8 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
     alike = _find_alike(photos, miniatures)
     _name_blurred(photos, say)
     _name_alike(alike, say)
+    if all_white:
+        say(f"{len(all_white)} masks are all white and say nothing, the first is that of {all_white[0]}")
     if len(thumbnails) < len(photos):
         say(f"the contact sheet shows {len(thumbnails)} of {len(photos)} photos")
     return Ingested(photos, left_out, alike, _contact_sheet(thumbnails))
@@ -252,8 +261,7 @@ def _refuse_clashes(shots: Sequence[Shot]) -> None:
             continue
         key = unicodedata.normalize("NFC", shot.name).casefold()
         if key in seen:
-            both = f"{seen[key].file.name!r} and {shot.file.name!r}"
-            raise InputError(f"{shot.file.parent}: {both} would be the same view; rename one")
+            raise InputError(f"{shot.file}: would be the same view as {seen[key].file}; rename one")
         seen[key] = shot
 
 

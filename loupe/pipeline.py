@@ -60,6 +60,9 @@ def read_pipeline(path: Path) -> Pipeline:
     try:
         for capture in pipeline.captures:
             check_name(capture, "capture")
+        for key in (*pipeline.encoders, *pipeline.grafts, *pipeline.trials):
+            for name in key.split(".", 1):
+                check_name(name, "entry")
         for encoder in pipeline.encoders.values():
             check_name(encoder.capture, "capture")
             check_name(encoder.recipe, "recipe")

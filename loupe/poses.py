@@ -136,8 +136,8 @@ def split_views(given: Sequence[Given], split: SplitConfig) -> tuple[list[str], 
         raise InputError(f"scene.split: no view is named {', '.join(unknown)}; it was left out or never was")
     if unknown := sorted(set(split.cameras) - {one.photo.camera_id for one in given}):
         raise InputError(f"scene.split: no camera is named {', '.join(unknown)}; it was left out or never was")
-    test = sorted(split.test) if split.test else _tests(given, ordered, split)
-    train = sorted(split.train) if split.train else [name for name in ordered if name not in set(test)]
+    test = sorted(set(split.test)) if split.test else _tests(given, ordered, split)
+    train = sorted(set(split.train)) if split.train else [name for name in ordered if name not in set(test)]
     if both := sorted(set(test) & set(train)):
         raise InputError(f"scene.split: {', '.join(both)} would both train and test")
     if len(train) < 2 or not test:

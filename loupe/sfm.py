@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _MOST_DETECTORS = 8
 # Half the points must be seen from directions that differ by so many degrees.
 _LEAST_PARALLAX = 4.0
+# A model whose points miss their pixels by more than so many in the mean shows something else than the photos.
+_LARGEST_ERROR = 4.0
 # Distortion of up to so many pixels is given up if the mean reprojection error grows by no more than so many.
 _MOST_CHANCE, _AS_WELL = 1.0, 0.01
 
@@ -224,7 +226,7 @@ def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConf
         models = pycolmap.global_mapping(database, folder, work, options)
     else:
         models = pycolmap.incremental_mapping(database, folder, work, _incremental_options(config, route.loose))
-    sound = [model for model in models.values() if _has_parallax(model)]
+    sound = [model for model in models.values() if _has_parallax(model) and _fits(model)]
     return max(sound, key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
 
 
@@ -240,6 +242,12 @@ def _has_parallax(model: pycolmap.Reconstruction) -> bool:
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
         widest.append((towards @ towards.T).min())
     return bool(np.median(widest) < np.cos(np.radians(_LEAST_PARALLAX)))
+
+
+def _fits(model: pycolmap.Reconstruction) -> bool:
+    """Whether the points lie where the photos show them: the incremental mapper drops those that do not, the global one
+    by an angle, which may be many pixels of a long lens."""
+    return bool(model.compute_mean_reprojection_error() < _LARGEST_ERROR)
 
 
 def _without_idle_distortion(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

@@ -61,12 +61,15 @@ def read_frames(video: Path, numbers: Collection[int] | None = None) -> Iterator
 
 
 def count_frames(video: Path) -> int:
-    """As the file says it, or by decoding where it does not; raises `InputError` as `read_frames` does."""
+    """As an MP4 says it, or by decoding: other files do not say it, or count the places of dropped frames (AVI).
+
+    Raises `InputError` as `read_frames` does.
+    """
     import av
 
     try:
         with av.open(str(video)) as container:
-            if container.streams.video and container.streams.video[0].frames:
+            if "mp4" in container.format.name and container.streams.video and container.streams.video[0].frames:
                 return int(container.streams.video[0].frames)
     except av.error.FFmpegError as error:
         raise InputError(f"{video}: broken or no video ({error.strerror})") from None
@@ -74,8 +77,12 @@ def count_frames(video: Path) -> int:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """The videos in a folder, by suffix, in name order."""
-    return sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in _SUFFIXES and path.is_file())
+    """The videos in a folder, by suffix, in name order; raises `InputError` if a link leaves the folder."""
+    found = sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in _SUFFIXES and path.is_file())
+    for path in found:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: the link leaves the capture; put the video itself there")
+    return found
 
 
 def sharpest_frames(video: Path, count: int) -> list[int]:

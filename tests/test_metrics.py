@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -104,6 +105,13 @@ def test_pictures_that_differ_in_size_or_range_are_refused() -> None:
         metrics.ssim(true[:10], true[:10])
 
 
+def test_niqe_takes_8_bit_rgb_alone(tmp_path: Path) -> None:
+    model, picture = pristine(tmp_path), textured(96, 200)
+    for other in (picture / 255.0, picture[..., 0], picture.astype(np.uint16)):
+        with pytest.raises(InputError, match=r"the picture is .*, not 8-bit RGB"):
+            metrics.niqe(other, model)
+
+
 def pristine(folder: Path) -> torch.nn.Module:
     """NIQE with a made-up model of the right shape, past the check that it is the released one."""
     from scipy.io import savemat
@@ -161,6 +169,31 @@ def test_tiles_give_the_distance_of_the_whole_picture(
     whole = random_network(*(_batch(picture) * 2 - 1 for picture in (a, b))).item()
     assert metrics.lpips_distance(a, b, random_network, tile) == pytest.approx(whole, rel=2e-5)
     assert metrics.lpips_distance(a[:64, :64], a[:64, :64], random_network) == 0
+
+
+def test_lpips_of_pictures_that_differ_in_size_or_range_is_refused(random_network: torch.nn.Module) -> None:
+    true = textured(70, 80)
+    for rendered, other, message in (
+        (true[:, :-1], true, "rendered 79x70, true 80x70"),
+        (true[:35, :40], true, "rendered 40x35, true 80x70"),
+        (true / 255.0, true, "the rendered picture is float64"),
+        (true, true.astype(np.float32), "the true picture is float32"),
+        (true[:63], true[:63], "at least 64x64 pixels, not 80x63"),
+    ):
+        with pytest.raises(InputError, match=message):
+            metrics.lpips_distance(rendered, other, random_network)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Literal["alex", "vgg"]) -> None:
+    """Neither the backbone, which is missing here, nor anything before it."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *arguments, **options: asked.append(arguments))
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: asked.append(arguments))
+    with pytest.raises(InputError, match=r"none\.pth: not the weights of"):
+        metrics.load_lpips(net, tmp_path / "none.pth")
+    assert asked == []
 
 
 def test_a_backbone_is_loaded_whole_or_refused(tmp_path: Path) -> None:

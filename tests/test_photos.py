@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -125,9 +126,10 @@ def test_other_kinds_of_pixels_become_rgb(tmp_path: Path, stored: Image.Image) -
     assert not made.left_out
 
 
-def test_16_bit_rgb_becomes_8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_rgb_becomes_8(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "in").mkdir()
-    cv2.imwrite(str(tmp_path / "in" / "a.png"), cv2.cvtColor(smooth().astype(np.uint16) * 257, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(tmp_path / "in" / f"a.{suffix}"), cv2.cvtColor(smooth().astype(np.uint16) * 257, cv2.COLOR_RGB2BGR))
     _, out, _ = run(tmp_path / "in")
     assert np.array_equal(read_image(out / "a.png"), smooth())
 
@@ -167,7 +169,10 @@ def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "value", "reason"),
-    [((64, 41), 255, "its mask has 64x41 pixels, the photo 64x40"), ((64, 40), 0, "its mask mask.png is all black")],
+    [
+        ((64, 41), 255, "its mask has 64x41 pixels, the photo 64x40"),
+        ((64, 40), 0, "its mask mask.png is all black"),
+    ],
 )
 def test_a_view_whose_mask_does_not_fit_is_left_out(
     tmp_path: Path, size: tuple[int, int], value: int, reason: str
@@ -179,6 +184,38 @@ def test_a_view_whose_mask_does_not_fit_is_left_out(
     made = ingest(shots, IngestConfig(shrink=1), tmp_path / "out", print)
     assert made.left_out["a.png"].startswith(reason)
     assert len(made.photos) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "its mask mask.png is missing"),
+        (b"", "its mask mask.png: empty file"),
+        (b"text", "its mask mask.png: not a JPEG"),
+        ("huge", "its mask mask.png: more than 200 megapixels"),
+    ],
+)
+def test_a_view_whose_mask_cannot_be_read_is_left_out(tmp_path: Path, content: bytes | str | None, reason: str) -> None:
+    shots = [Shot(name, save(tmp_path / "in" / f"{name}.png", smooth())) for name in "abcd"]
+    shots[0] = shots[0]._replace(mask=tmp_path / "mask.png")
+    if content is not None:
+        (tmp_path / "mask.png").write_bytes(content if isinstance(content, bytes) else png_header(60_000, 60_000))
+    (tmp_path / "out").mkdir()
+    made = ingest(shots, IngestConfig(shrink=1), tmp_path / "out", print)
+    assert list(made.left_out) == ["a.png"]
+    assert made.left_out["a.png"].startswith(reason)
+
+
+def test_masks_that_are_all_white_are_warned_of_and_kept(tmp_path: Path) -> None:
+    white = save(tmp_path / "white.png", np.full((40, 64), 255, np.uint8))
+    masks = [white, white, mask(tmp_path), None]
+    files = [save(tmp_path / "in" / f"{name}.png", smooth()) for name in "abcd"]
+    shots = [Shot(path.stem, path, mask=one) for path, one in zip(files, masks, strict=True)]
+    (tmp_path / "out").mkdir()
+    said: list[str] = []
+    made = ingest(shots, IngestConfig(shrink=1), tmp_path / "out", said.append)
+    assert said == ["2 masks are all white and say nothing, the first is that of a"]
+    assert [photo.mask is not None for photo in made.photos] == [True, True, True, False]
 
 
 def test_a_photo_of_nothing_is_left_out(tmp_path: Path) -> None:
@@ -225,6 +262,42 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\0\0\0") + pixels + chunk(b"IEND", b"")
 
 
+def huge_jpeg() -> bytes:
+    """With 60,000 x 60,000 in the frame header (SOF0: length, precision, height, width)."""
+    encoded = bytearray(jpeg())
+    at = encoded.index(b"\xff\xc0") + 5
+    encoded[at : at + 4] = (60_000).to_bytes(2, "big") * 2
+    return bytes(encoded)
+
+
+def huge_tiff() -> bytes:
+    """One strip of grey pixels, 60,000 x 60,000."""
+    long, short = 4, 3
+    tags = [(256, long, 60_000), (257, long, 60_000), (258, short, 8), (259, short, 1), (262, short, 1)]
+    tags += [(273, long, 8), (277, short, 1), (278, long, 60_000), (279, long, 3_600_000_000)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def huge_webp() -> bytes:
+    """An extended header with a canvas of 16,384 x 16,384, the largest there is."""
+    canvas = b"VP8X" + struct.pack("<II", 10, 2) + (16_383).to_bytes(3, "little") * 2
+    chunks = b"WEBP" + canvas + b"ANIM" + struct.pack("<I", 6) + bytes(6)
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+def fits() -> bytes:
+    """8 x 8 grey pixels as astronomers store them; Pillow alone would open it, and unpack a compressed one whole."""
+    cards = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 8", "END"]
+    return "".join(card.ljust(80) for card in cards).ljust(2880).encode() + bytes(2880)
+
+
+def encoded_as(kind: str, **options: object) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(smooth()).save(encoded, kind, **options)
+    return encoded.getvalue()
+
+
 def jpeg() -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(RANDOM.integers(0, 256, (64, 64, 3)).astype(np.uint8)).save(encoded, "jpeg")
@@ -249,6 +322,17 @@ def animation() -> bytes:
         ("a.dng", b"II*\0" + bytes(30), "convert"),
         ("a.webp", animation(), "holds 3 pictures"),
         ("a.png", png_header(60_000, 60_000), "more than 200 megapixels"),
+        ("a.jpg", huge_jpeg(), "more than 200 megapixels"),
+        ("a.tif", huge_tiff(), "more than 200 megapixels"),
+        ("a.webp", huge_webp(), "more than 200 megapixels"),
+        ("a.jpg", fits(), "not a JPEG"),
+        ("a.jpg", encoded_as("bmp"), "not a JPEG"),
+        ("a.jpg", b"\0\0\0\x18ftypheic", "not a JPEG"),
+        ("a.png", encoded_as("png")[:400], "broken.*truncated"),
+        ("a.tif", encoded_as("tiff")[:4000], "broken.*truncated"),
+        ("a.webp", encoded_as("webp")[:300], "broken"),
+        ("a.png", encoded_as("png", save_all=True, append_images=[Image.new("RGB", (64, 40))]), "holds 2 pictures"),
+        ("a.tif", encoded_as("tiff", save_all=True, append_images=[Image.new("RGB", (64, 40))]), "holds 2 pictures"),
     ],
 )
 def test_an_unusable_photo_is_left_out_with_its_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -273,8 +357,9 @@ def test_too_few_usable_photos_say_why(tmp_path: Path) -> None:
 def test_names_that_clash_are_refused(tmp_path: Path, pair: tuple[str, str]) -> None:
     for name in pair:
         save(tmp_path / "in" / name, smooth())
-    with pytest.raises(InputError, match="same view"):
+    with pytest.raises(InputError, match="same view") as caught:
         run(tmp_path / "in")
+    assert all(str(tmp_path / "in" / name) in str(caught.value) for name in pair)
 
 
 def test_a_raw_file_beside_its_jpeg_is_no_clash(tmp_path: Path) -> None:
@@ -284,7 +369,10 @@ def test_a_raw_file_beside_its_jpeg_is_no_clash(tmp_path: Path) -> None:
     assert (len(made.photos), list(made.left_out)) == (4, ["a.cr2"])
 
 
-@pytest.mark.parametrize("name", ["-rf.jpg", "a\nb.jpg", "x" * 121 + ".jpg", "a;b.jpg", "<b>.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    ["-rf.jpg", "a\nb.jpg", "x" * 121 + ".jpg", "\u6771" * 67 + ".jpg", "a;b.jpg", "$(a).jpg", "<b>.jpg", "\udcff.jpg"],
+)
 def test_a_dangerous_name_is_refused(tmp_path: Path, name: str) -> None:
     save(tmp_path / "in" / "ok.jpg", smooth())
     os.rename(tmp_path / "in" / "ok.jpg", tmp_path / "in" / name)
@@ -298,6 +386,13 @@ def test_ordinary_names_are_taken(tmp_path: Path) -> None:
         save(tmp_path / "in" / name, smooth(), format="jpeg")
     made, _, _ = run(tmp_path / "in", fillers=0)
     assert [photo.name for photo in made.photos] == ["1", "IMG 1234 (1)", "Stra\u00dfe_\u6771\u4eac", "a.b.c"]
+
+
+def test_the_longest_name_is_taken(tmp_path: Path) -> None:
+    """Pictures that are made of it have longer names still."""
+    save(tmp_path / "in" / ("\u6771" * 66 + ".jpg"), smooth(), exif=exif(6))
+    made, out, _ = run(tmp_path / "in")
+    assert (out / made.photos[-1].file).name == "\u6771" * 66 + ".png"
 
 
 def test_a_link_out_of_the_capture_is_refused(tmp_path: Path) -> None:

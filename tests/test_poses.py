@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -30,10 +32,14 @@ from loupe.poses import (
     split_views,
 )
 from loupe.scene import Scene
+from loupe.sfm import Attempt
 from loupe.sources import panoptic
 from loupe.sources.given import Given
 from loupe.sources.photos import shots
 from loupe.undistort import Lens
+
+if TYPE_CHECKING:
+    import pycolmap
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 CONFIG = PosesConfig(features=500)
@@ -233,23 +239,81 @@ def test_hopeless_photos_fail_with_evidence(tmp_path: Path) -> None:
         estimate(tmp_path, capture, photos)
 
 
-@pytest.mark.parametrize(("moved", "sound"), [(0.0, False), (0.05, False), (1.0, True)])
-def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
-    """Nine cameras around points about 6 away, at distances that are scaled by `moved`."""
+def model_of(count: int, moved: float = 1.0, error: float = 0.5) -> pycolmap.Reconstruction:
+    """Cameras around points about 6 away, at distances that are scaled by `moved`; `error` in pixels."""
     import pycolmap
 
     model = pycolmap.Reconstruction()
     model.add_camera_with_trivial_rig(
         pycolmap.Camera(camera_id=1, model="PINHOLE", width=WIDTH, height=HEIGHT, params=[FOCAL, FOCAL, 160, 120])
     )
-    for index in range(9):
+    for index in range(count):
         pose = pycolmap.Rigid3d(true_camera(index, moved).cam_from_world[:3])
         image = pycolmap.Image(name=f"p{index}", keypoints=np.zeros((20, 2)), camera_id=1, image_id=index + 1)
         model.add_image_with_trivial_frame(image, pose)
     for place in range(20):
-        track = pycolmap.Track([pycolmap.TrackElement(index + 1, place) for index in range(9)])
-        model.add_point3D(np.array([place % 5 - 2, place // 5 - 2, 6.0]), track)
-    assert sfm._has_parallax(model) is sound
+        track = pycolmap.Track([pycolmap.TrackElement(index + 1, place) for index in range(count)])
+        model.point3D(model.add_point3D(np.array([place % 5 - 2, place // 5 - 2, 6.0]), track)).error = error
+    return model
+
+
+@pytest.mark.parametrize(("moved", "sound"), [(0.0, False), (0.05, False), (1.0, True)])
+def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
+    assert sfm._has_parallax(model_of(9, moved)) is sound
+
+
+Mapped = Callable[[int], list["pycolmap.Reconstruction"]]
+
+
+def mapped(monkeypatch: pytest.MonkeyPatch, models: Mapped, photos: int = 10) -> tuple[Attempt, list[str]]:
+    """What `reconstruct` makes of a mapper that gives `models(n)` when it is asked for the n-th time."""
+    import pycolmap
+
+    asked = itertools.count()
+
+    def mapper(*arguments: object) -> dict[int, pycolmap.Reconstruction]:
+        return dict(enumerate(models(next(asked))))
+
+    monkeypatch.setattr(pycolmap, "incremental_mapping", mapper)
+    monkeypatch.setattr(pycolmap, "global_mapping", mapper)
+    monkeypatch.setattr(sfm, "_detect", lambda *arguments: None)
+    monkeypatch.setattr(sfm, "_match", lambda *arguments: None)
+    monkeypatch.setattr(sfm, "_without_idle_distortion", lambda model: model)
+    said: list[str] = []
+    table = [one.photo for one in named([f"p{index}" for index in range(photos)])]
+    return sfm.reconstruct(table, Path(), CONFIG, said.append)[1], said
+
+
+def test_of_several_models_the_largest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, _ = mapped(monkeypatch, lambda asked: [model_of(3), model_of(8), model_of(5)])
+    assert (attempt.rung, attempt.registered) == ("incremental", 8)
+
+
+def test_all_rungs_that_placed_too_few_are_the_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten photos, five are too few and six are enough; two together are no model."""
+    message = (
+        r"^under 60% of 10 photos could be placed \(incremental: 3 registered, 20 points, error 0\.50 px; "
+        r"incremental, loose: 5 registered.*; global: 0 registered, .*; incremental, 3 x features: 0 reg.*; "
+        r"incremental, loose, 3 x features: 0.*; global, 3 x features: 0 registered, .*\): take photos that overlap"
+    )
+    with pytest.raises(InputError, match=message) as caught:
+        mapped(monkeypatch, lambda asked: [[model_of(3)], [model_of(5)], [], [model_of(2)], [], []][asked])
+    assert "\n" not in str(caught.value)
+    attempt, said = mapped(monkeypatch, lambda asked: [model_of(6)] if asked == 4 else [])
+    assert (attempt.rung, attempt.registered, len(said)) == ("incremental, loose, 3 x features", 6, 6)
+
+
+def test_a_model_that_misses_its_photos_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, _ = mapped(monkeypatch, lambda asked: [model_of(9, error=30.0 if asked < 2 else 1.0)], photos=9)
+    assert (attempt.rung, attempt.error) == ("global", 1.0)
+    with pytest.raises(InputError, match=r"under 60% of 9 photos could be placed \(incremental: 0 registered"):
+        mapped(monkeypatch, lambda asked: [model_of(9, error=30.0)], photos=9)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_two_photos_are_too_few(tmp_path: Path, count: int) -> None:
+    with pytest.raises(InputError, match=rf"{count} of {count} photos are usable, need 3|neither directly in it"):
+        take(tmp_path, count=count)
 
 
 def named(names: list[str]) -> list[Given]:
@@ -265,6 +329,9 @@ def named(names: list[str]) -> list[Given]:
         (SplitConfig(every=8, test=("b",), train=("a", "b")), "b would both"),
         (SplitConfig(every=8, test=("a", "b")), "1 views train and 2 test"),
         (SplitConfig(every=8, train=("a", "b", "c")), "a would both"),
+        (SplitConfig(test=("c",), train=("a",)), "1 views train and 1 test, of 3; need 2 and 1"),
+        (SplitConfig(test=("c",), train=("a", "a")), "1 views train and 1 test"),
+        (SplitConfig(cameras=("0",)), "0 views train and 3 test"),
     ],
 )
 def test_bad_splits_are_refused(split: SplitConfig, message: str) -> None:
@@ -280,6 +347,7 @@ def test_splits() -> None:
     assert test == ["00", "08", "16"]
     assert sorted(train + test) == NAMES
     assert split_views(named(NAMES), SplitConfig(every=2)) == (NAMES[1::2], NAMES[::2])
+    assert split_views(named(NAMES), SplitConfig(test=("03", "03", "01")))[1] == ["01", "03"]
     assert split_views(named(NAMES), SplitConfig(test=("03",), train=("01", "02"))) == (["01", "02"], ["03"])
 
 

@@ -1,5 +1,6 @@
 """`make run`: names, links, YAML and refusals, without running the pipeline."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,20 @@ def test_a_yaml_that_the_user_edited_is_kept(project: Path) -> None:
     path.write_text("mine: 1\n")
     run_photos.write_capture_config("holiday")
     assert path.read_text() == "mine: 1\n"
+
+
+@pytest.mark.parametrize("option", ["--name", "--recipe"])
+@pytest.mark.parametrize("name", ["../x", "/etc", "-rf", "a\nb", "caf\u00e9", "x" * 300, "CON", "$(x)"])
+def test_a_dangerous_name_is_one_line_and_nothing_is_written(
+    project: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    before = sorted(project.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["run_photos.py", str(photos), f"{option}={name}"])
+    monkeypatch.setattr(run_photos, "run", lambda *names: None)
+    with pytest.raises(SystemExit, match=r"run: (capture|recipe) name .*: use up to 64 letters") as caught:
+        run_photos.main()
+    assert "\n" not in str(caught.value)
+    assert sorted(project.rglob("*")) == before
 
 
 @pytest.mark.parametrize("photos", ["", "nowhere"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,13 +118,26 @@ def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
         Scene.load(tmp_path)
     scene(tmp_path).save()
     good = json.loads((tmp_path / "scene.json").read_text())
-    broken = good["views"][0] | {"camera": good["views"][0]["camera"] | {"cam_from_world": [[0] * 4] * 4}}
+    of_a, *others = good["views"]
+
+    def spoilt(**values: object) -> dict[str, object]:
+        return good | {"views": [of_a | values, *others]}
+
     for content, message in (
         (good | {"format": 99}, "format 99"),
         ({}, "not a scene"),
         ([], "not a scene"),
         (good | {"views": [{"name": "a"}]}, "not a scene"),
-        (good | {"views": [broken]}, r"scene\.json: a: .*rotation.*; run estimate_poses again"),
+        (
+            spoilt(camera={**of_a["camera"], "cam_from_world": [[0] * 4] * 4}),
+            r"scene\.json: a: .*rotation.*; run estimate_poses again",
+        ),
+        (spoilt(camera={**of_a["camera"], "cam_from_world": [[math.nan] * 4] * 4}), r"a: .*not a finite 4x4 matrix"),
+        (spoilt(camera={**of_a["camera"], "fx": math.nan}), r"a: .*focal length .* is not positive and finite"),
+        (spoilt(near=9.0, far=9.0), r"scene\.json: a: .*not 0 < near < far; run estimate_poses again"),
+        (spoilt(near=-1.0), r"scene\.json: a: .*not 0 < near < far"),
+        (good | {"test": []}, "2 training and 0 test views; need both"),
+        (good | {"test": ["a", "b"]}, r"\['b'\] are in the training and the test split"),
         (good | {"views": 3}, "not a scene"),
         (good | {"ratio": 0}, "ratio 0 is no whole number"),
         (good | {"ratio": "2"}, "ratio '2' is no whole number"),

@@ -106,6 +106,17 @@ def test_cameras_that_do_not_belong_to_the_masks_are_blamed(tmp_path: Path) -> N
         carve_masks(*shoot(tmp_path, turned=0.35), CONFIG, print)
 
 
+def test_a_mask_that_does_not_fit_or_is_gone_is_named(tmp_path: Path) -> None:
+    scene, tiles = shoot(tmp_path)
+    path = tmp_path / "masks/5_3.png"
+    write_image(path, np.full((9, 8), 255, np.uint8))
+    with pytest.raises(InputError, match=rf"^{path}: 8x9 pixels, its view {SIZE[0]}x{SIZE[1]}; run ingest_photos"):
+        carve_masks(scene, tiles, CONFIG, print)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"^{path}: cannot be read"):
+        carve_masks(scene, tiles, CONFIG, print)
+
+
 def test_too_few_masks_are_refused_and_missing_ones_counted(tmp_path: Path) -> None:
     scene, tiles = shoot(tmp_path)
     said: list[str] = []

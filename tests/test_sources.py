@@ -28,9 +28,10 @@ def photo(name: str, width: int = 80, height: int = 60, shrink: int = 1) -> Phot
     return Photo(name, f"{name}.jpg", *size, width, height, shrink, None, "", 1.0, 0.5)
 
 
-def row(height: float = 60, width: float = 80, near: float = 2, far: float = 9) -> np.ndarray:
-    """Camera at (1, 2, 3) that looks along the world's -z with y up: LLFF's and OpenGL's habit."""
-    down, right, backwards = [0, -1, 0], [1, 0, 0], [0, 0, 1]
+def row(height: float = 60, width: float = 80, near: float = 2, far: float = 9, z: float = 1) -> np.ndarray:
+    """Camera at (1, 2, 3) that looks along the world's -z with y up: LLFF's and OpenGL's habit. With `z` other than 1,
+    its axes are none of a rotation."""
+    down, right, backwards = [0, -1, 0], [1, 0, 0], [0, 0, z]
     matrix = np.stack([down, right, backwards, [1, 2, 3], [height, width, 70]], 1)
     return np.concatenate([matrix.ravel(), [near, far]])
 
@@ -58,6 +59,15 @@ def test_photos_in_two_places_or_none_are_refused(tmp_path: Path) -> None:
     capture(capture(tmp_path), inside=".")
     with pytest.raises(InputError, match="both"):
         photos.shots(tmp_path)
+
+
+def test_a_folder_of_photos_elsewhere_is_refused(tmp_path: Path) -> None:
+    capture(tmp_path / "elsewhere")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/images").symlink_to(tmp_path / "elsewhere/images")
+    for ask in (recognise, photos.shots):
+        with pytest.raises(InputError, match="mine: 'images' leaves the capture"):
+            ask(tmp_path / "mine")
 
 
 def test_poses_make_it_llff(tmp_path: Path) -> None:
@@ -134,6 +144,9 @@ def test_photos_left_out_do_not_shift_the_rows(tmp_path: Path) -> None:
         ([row(), row() * np.nan, row()], "row 1 holds NaN"),
         ([row(height=80)] * 3, "another shape"),
         ([row(height=0, width=0)] * 3, "another shape"),
+        ([row(), row(z=-1), row()], "does not hold a rotation"),
+        ([row(), row(z=1.1), row()], "does not hold a rotation"),
+        ([row(), row(near=9), row()], "near 9 and far 9 of b are not 0 < near < far"),
         ([row(), row(near=-1), row()], "near -1 and far 9 of b are not 0 < near < far"),
     ],
 )

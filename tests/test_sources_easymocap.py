@@ -11,6 +11,7 @@ import pytest
 from rig import HEIGHT, SPOT, WIDTH, Posed, check_cameras, ingested_cameras, read_cameras, ring, save
 
 from loupe.errors import InputError
+from loupe.photos import IngestConfig, ingest
 from loupe.sources import easymocap, recognise
 
 CAMERAS = dict(zip(["01", "10", "2"], ring(3), strict=True))
@@ -156,10 +157,17 @@ NAN, TALL = np.full((3, 3), np.nan), np.zeros((4, 1))
         ({"names": ["01", "10"]}, {}, "intri.yml: names: no camera for the folder images/2"),
         ({"names": ["01", "10", "2", "2"]}, {}, "intri.yml: names: a camera stands there twice"),
         ({"names": ["01", "10", "../2"]}, {}, "intri.yml: names: camera '../2': rename"),
+        ({"names": ["01", "10", "-rf"]}, {}, "intri.yml: names: camera '-rf': rename"),
+        ({"names": ["01", "10", "/etc"]}, {}, "intri.yml: names: camera '/etc': rename"),
+        ({"names": ["01", "10", "a\nb"]}, {}, r"intri.yml: names: camera 'a\\nb': rename"),
+        ({"names": ["01", "10", "x" * 300]}, {}, "intri.yml: names: camera 'x+': rename"),
         ({"names": ["01", "10", "2", "30"]}, {}, "images/30: 3 of 3 frames are missing, the first is f8"),
         ({}, {"R_10": TALL}, "extri.yml: R_10: expected 3 plain numbers"),
         ({}, {"R_10": np.full((3, 1), np.nan)}, "extri.yml: R_10: holds NaN"),
         ({}, {"Rot_2": 2 * np.eye(3)}, "extri.yml: Rot_2: not a rotation"),
+        ({}, {"Rot_2": np.diag([1.0, 1.0, -1.0])}, "extri.yml: Rot_2: not a rotation"),
+        ({}, {"Rot_2": NAN}, "extri.yml: Rot_2: holds NaN"),
+        ({}, {"T_10": np.full((3, 1), np.inf)}, "extri.yml: T_10: holds NaN"),
         ({}, {"T_10": TALL}, "extri.yml: T_10: expected 3 plain numbers"),
         ({}, {"T_10": 5}, "extri.yml: T_10: missing, or no matrix"),
         ({}, {"n_10": 3.0}, "extri.yml: f_10: expected one plain number"),
@@ -172,6 +180,28 @@ def test_bad_cameras_are_refused(
     with pytest.raises(InputError, match=message) as caught:
         read_cameras(capture(tmp_path, intri, extri))
     assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("frame", "clash"), [("f9.png", "f9.jpg"), ("F9.jpg", "f9.jpg")])
+def test_frames_that_share_a_name_are_refused(tmp_path: Path, frame: str, clash: str) -> None:
+    folder = capture(tmp_path / "dance")
+    for camera, posed in CAMERAS.items():
+        save(folder / "images" / camera / frame, posed.photograph())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="would be the same view as") as caught:
+        ingest(easymocap.shots(folder), IngestConfig(), tmp_path / "out", print)
+    assert all(str(folder / "images/01" / name) in str(caught.value) for name in (frame, clash))
+
+
+def test_cameras_that_share_a_name_but_for_case_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "intri.yml", {"names": ["Cam", "cam"]})
+    write(tmp_path / "extri.yml", {"names": ["Cam", "cam"]})
+    for camera in ("Cam", "cam"):
+        save(tmp_path / "images" / camera / "1.png", CAMERAS["2"].photograph())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"cam/1\.png: would be the same view as .*Cam/1\.png"):
+        ingest(easymocap.shots(tmp_path), IngestConfig(), tmp_path / "out", print)
 
 
 @pytest.mark.parametrize("key", ["R_01", "T_01"])

@@ -225,10 +225,16 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "pose": (in_frame(transform_matrix=np.eye(3).tolist()), FRAME + "transform_matrix: expected 4x4 plain numbers"),
     "no rotation": (in_frame(transform_matrix=np.ones((4, 4)).tolist()), FRAME + "transform_matrix: not a rotation"),
     "above": (in_frame(file_path="../f_10.png"), r"frames\[1\]\.file_path: '\.\./f_10\.png' leaves the capture"),
+    "absolute": (in_frame(file_path="/f_10.png"), r"frames\[1\]\.file_path: '/f_10\.png' leaves the capture"),
+    "link": (in_frame(file_path="images/linked.png"), r"\[1\]\.file_path: 'images/linked\.png' leaves the capture"),
+    "NUL": (in_frame(file_path="a\0.png"), r"frames\[1\]\.file_path: 'a\\x00\.png' is no path"),
+    "no path": (in_frame(file_path=None), r"frames\[1\]\.file_path: None is no path"),
     "gone": (in_frame(file_path="images/x.png"), r"frames\[1\]\.file_path: 'images/x\.png' is not there"),
     "unsafe": (in_frame(file_path="images/-.png"), r"frame images/-\.png: rename this photo"),
     "twice": (in_frame(file_path="images/f_1.png"), "would be the same view as images/f_1.png; rename one"),
     "mask above": (in_frame(mask_path="images/../../m.png"), FRAME + "mask_path: .* leaves the capture"),
+    "mask absolute": (in_frame(mask_path="/m.png"), FRAME + "mask_path: '/m.png' leaves the capture"),
+    "mask link": (in_frame(mask_path="images/linked.png"), FRAME + "mask_path: .* leaves the capture"),
     "mask": (in_frame(mask_path=3), FRAME + "mask_path: 3 is no path"),
     "names": (changed(train_filenames="images/f_1.png"), "train_filenames: expected a list of photos"),
     "no train": (changed(test_filenames=[NAMES[0]]), "train_filenames: names no photo"),
@@ -242,6 +248,8 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_a_broken_file_is_refused(tmp_path: Path, what: str) -> None:
     capture = capture_of(tmp_path / "capture")[0]
     write_dot(capture / "images/-.png", np.array([1, 1]))
+    write_dot(tmp_path / "linked.png", np.array([1, 1]))
+    (capture / "images/linked.png").symlink_to(tmp_path / "linked.png")
     edit, message = BROKEN[what]
     content = json.loads((capture / "transforms.json").read_text())
     edit(content)

@@ -110,6 +110,11 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         (changed("fn", 7), r"\[1\]\[1\]: fn: 7 is no path"),
         (changed("cam_id", None), r"\[1\]\[1\]: cam_id: None names no camera"),
         (changed("cam_id", "a/b"), r"\[1\]\[1\]: view 'a/b_000073': rename"),
+        (changed("cam_id", "../3"), r"\[1\]\[1\]: view '../3_000073': rename"),
+        (changed("cam_id", "-rf"), r"\[1\]\[1\]: view '-rf_000073': rename"),
+        (changed("cam_id", "a\nb"), r"\[1\]\[1\]: view 'a\\nb_000073': rename"),
+        (changed("cam_id", "a\0b"), r"\[1\]\[1\]: view 'a\\x00b_000073': rename"),
+        (changed("cam_id", "x" * 300), r"\[1\]\[1\]: view 'x+_000073': rename"),
         (changed("k", [[1, 0], [0, 1]]), r"\[1\]\[1\], view 3_000073: k: expected 3x3 plain numbers"),
         (changed("k", [[1, 0], [0]]), r"\[1\]\[1\], view 3_000073: k: expected 3x3 plain numbers"),
         (changed("k", np.eye(3).astype(str).tolist()), r"\[1\]\[1\], view 3_000073: k: expected 3x3 plain numbers"),
@@ -125,6 +130,17 @@ def test_a_bad_table_is_refused(tmp_path: Path, more: dict[str, Any], message: s
     with pytest.raises(InputError, match=message) as caught:
         read_cameras(folder)
     assert str(caught.value).startswith(str(folder / "train_meta.json"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", [[2, 10, "side"], [2, 3, "SIDE"]], ids=["in both tables", "but for case"])
+def test_views_that_share_a_name_are_refused(tmp_path: Path, row: list[int | str]) -> None:
+    folder = capture(tmp_path / "game", cam_id=[row, row])
+    other = train_table() | {"cam_id": [[10, 30, "side"]] * 2}
+    (folder / "test_meta.json").write_text(json.dumps(other))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"ims/\S+\.png: would be the same view as /\S+\.png; rename one"):
+        ingest(panoptic.shots(folder), IngestConfig(), tmp_path / "out", print)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])

@@ -50,6 +50,29 @@ def test_two_walks_are_two_captures(walk: Path) -> None:
         LAYOUTS["video"].shots(walk)
 
 
+@pytest.mark.parametrize("name", ["-rf.mp4", "a\nb.mp4", "$(x).mp4", "x" * 121 + ".mp4"])
+def test_a_dangerous_name_is_refused(walk: Path, stage: Path, name: str) -> None:
+    for capture, video in ((walk, "IMG_1.mp4"), (stage, "cam01.mp4")):
+        (capture / video).rename(capture / name)
+        with pytest.raises(InputError, match="rename this photo") as caught:
+            LAYOUTS[recognise(capture)].shots(capture)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_video_elsewhere_is_refused(walk: Path, stage: Path) -> None:
+    for capture, video in ((walk, "IMG_1.mp4"), (stage, "cam01.mp4")):
+        (capture / video).rename(capture.parent / video)
+        (capture / video).symlink_to(capture.parent / video)
+        with pytest.raises(InputError, match=f"{video}: the link leaves the capture; put the video itself there"):
+            recognise(capture)
+
+
+def test_videos_that_share_a_name_but_for_case_are_refused(stage: Path) -> None:
+    (stage / "CAM01.mp4").write_bytes((stage / "cam01.mp4").read_bytes())
+    with pytest.raises(InputError, match=r"cam01\.mp4: would be the same view as .*CAM01\.mp4"):
+        ingested(stage)
+
+
 def pose(x: float) -> np.ndarray:
     """LLFF's row of a camera at (x, 0, 3) that looks along -z, for pictures of SIZE."""
     down, right, backwards = [0, -1, 0], [1, 0, 0], [0, 0, 1]

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loupe.camera import Camera
 from loupe.errors import InputError
 from loupe.images import Pixels
+from loupe.scene import Points, Scene, View
 from loupe.tiles import LEVELS, Tiles, write_tiles
 
 
@@ -38,6 +40,26 @@ def test_tiles_are_the_pictures(
         assert np.array_equal(tiles.image(name, "full"), picture[:height, :width])
         areas = picture[:height, :width].reshape(height // ratio, ratio, width // ratio, ratio, 3)
         assert np.abs(tiles.image(name, "low") - areas.mean((1, 3))).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("ratio", range(1, 17))
+@pytest.mark.parametrize(("width", "height"), [(131, 97), (128, 102)])
+def test_cameras_fit_the_cut_pixels(tmp_path: Path, width: int, height: int, ratio: int) -> None:
+    """A spot of light is where the scene's cameras see it, in views of odd and of other sizes."""
+    camera = Camera(width, height, 90.0, 95.0, width / 2 - 3.3, height / 2 + 1.7, np.eye(4))
+    point = np.array([[0.1, -0.2, 4.0]])
+    u, v = camera.project(point)[0][0]
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    light = 250 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * 9.0**2))
+    write_tiles(tmp_path, [("a", np.repeat(light.astype(np.uint8)[..., None], 3, 2))], ratio)
+    views = [View(name, camera, f"{name}.png", 1.0, 9.0) for name in "ab"]
+    scene = Scene(tmp_path, views, Points.none(), ["a"], ["b"], ratio, "made")
+    for level in LEVELS:
+        seen, pixels = scene.camera("a", level), Tiles(tmp_path).image("a", level)[..., 0].astype(float)
+        assert pixels.shape == (seen.height, seen.width)
+        y, x = np.mgrid[0 : seen.height, 0 : seen.width] + 0.5
+        centre = np.array([(pixels * x).sum(), (pixels * y).sum()]) / pixels.sum()
+        np.testing.assert_allclose(centre, seen.project(point)[0][0], atol=0.02)
 
 
 def test_pixels_are_mapped_and_cannot_be_changed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 
 from loupe.errors import InputError
-from loupe.video import read_frames, sharpest_frames
+from loupe.video import count_frames, read_frames, sharpest_frames
 
 SIZE = (96, 64)
 
 
 def encode(path: Path, pictures: Sequence[np.ndarray], times: Sequence[int] | None = None, **options: object) -> Path:
     """H.264 of pictures (h, w, 3), at these hundredths of a second."""
+    options = {"pix_fmt": "yuv444p", **options}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=100, options={"crf": "4", "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv444p"
+        stream.width, stream.height = SIZE
         stream.codec_context.time_base = stream.time_base = Fraction(1, 100)
         for name, value in options.items():
             setattr(stream.codec_context, name, value)
+        container.start_encoding()
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = (times[number] if times else 10 * number), Fraction(1, 100)
@@ -54,18 +56,25 @@ def test_frames_come_in_order_at_their_own_times(tmp_path: Path) -> None:
     assert [frame.number for frame in read_frames(video, {4, 1})] == [1, 4]
 
 
-def test_a_noted_rotation_is_applied(tmp_path: Path) -> None:
-    """The matrix in the track's header sends x to y and y to -x: right goes down, and top goes right."""
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))],
+    ids=["right goes down", "right goes left", "right goes up"],
+)
+def test_a_noted_rotation_is_applied(tmp_path: Path, matrix: Sequence[int], corner: tuple[int, int]) -> None:
+    """The matrix in the track's header sends x to its first row and y to its second; the top left corner is bright."""
     picture = grey(20)
     picture[:16, :16] = 220
     data = bytearray(encode(tmp_path / "a.mp4", [picture] * 3).read_bytes())
     at = data.index(b"tkhd") + 44
-    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "a.mp4").write_bytes(data)
     first = next(read_frames(tmp_path / "a.mp4")).pixels
-    assert first.shape == (SIZE[0], SIZE[1], 3)
-    assert first[4:12, -12:-4].mean() > 200
-    assert first[4:12, 4:12].mean() < 40
+    assert first.shape == ((*SIZE, 3) if b else (*SIZE[::-1], 3))
+    corners = first[:: first.shape[0] - 1, :: first.shape[1] - 1].mean(-1)
+    assert corners[corner] > 200
+    assert (corners > 40).sum() == 1
 
 
 def test_the_sharpest_of_each_stretch_of_time_is_taken(tmp_path: Path) -> None:
@@ -99,10 +108,33 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
         list(read_frames(tmp_path / "a.mp4"))
 
 
-def test_a_high_dynamic_range_is_refused(tmp_path: Path) -> None:
-    video = encode(tmp_path / "a.mp4", [grey(50)] * 3, color_trc=16)
-    with pytest.raises(InputError, match=r"high dynamic range \(PQ\)"):
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+@pytest.mark.parametrize("pixels", ["yuv444p", "yuv420p10le"])
+def test_a_high_dynamic_range_is_refused(tmp_path: Path, transfer: int, name: str, pixels: str) -> None:
+    video = encode(tmp_path / "a.mp4", [grey(50)] * 3, color_trc=transfer, pix_fmt=pixels)
+    with pytest.raises(InputError, match=rf"a\.mp4: coded for a high dynamic range \({name}\); convert it"):
         list(read_frames(video))
+
+
+def test_10_bits_of_standard_range_become_8(tmp_path: Path) -> None:
+    levels = (50, 110, 170)
+    video = encode(tmp_path / "a.mp4", [grey(level) for level in levels], pix_fmt="yuv444p10le")
+    for level, frame in zip(levels, read_frames(video), strict=True):
+        assert frame.pixels.dtype == np.uint8
+        assert abs(frame.pixels.astype(int) - level).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_video_without_frames_is_refused(tmp_path: Path, suffix: str) -> None:
+    video = encode(tmp_path / f"a.{suffix}", [])
+    with pytest.raises(InputError, match=rf"a\.{suffix}: (holds no frames|holds no pictures|broken or no video)"):
+        sharpest_frames(video, 3)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_frames_are_counted(tmp_path: Path, suffix: str) -> None:
+    """A Matroska file does not say how many it holds, an AVI counts those that a variable rate leaves out."""
+    assert count_frames(encode(tmp_path / f"a.{suffix}", [noise(1, number) for number in range(7)])) == 7
 
 
 def test_a_video_cut_short_gives_what_is_whole_or_says_so(tmp_path: Path) -> None:
@@ -111,3 +143,13 @@ def test_a_video_cut_short_gives_what_is_whole_or_says_so(tmp_path: Path) -> Non
     frames = list(read_frames(tmp_path / "b.mkv"))
     assert 2 < len(frames) < 12
     assert [frame.number for frame in frames] == list(range(len(frames)))
+    assert count_frames(tmp_path / "b.mkv") == len(frames)
+
+
+@pytest.mark.parametrize("read", [count_frames, lambda video: sharpest_frames(video, 3)])
+def test_an_mp4_cut_short_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """Its table of frames comes last."""
+    whole = encode(tmp_path / "a.mp4", [noise(1, number) for number in range(12)])
+    (tmp_path / "b.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 9 // 10])
+    with pytest.raises(InputError, match=r"b\.mp4: broken or no video"):
+        read(tmp_path / "b.mp4")
