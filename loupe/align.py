@@ -24,7 +24,7 @@ class Similarity(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """Per camera after alignment, (n,) each: the angle between orientations in `degrees`, and the `distance` between
+    """Per camera, (n,) each: the angle between orientations in `degrees`, and the `distance` between
     positions as a share of `radius`, the largest distance of a true camera from their mean."""
 
     degrees: Array
@@ -55,13 +55,27 @@ def fit_similarity(source: Array, target: Array) -> Similarity:
 
 def compare_cameras(estimated: Sequence[Camera], true: Sequence[Camera]) -> Disagreement:
     """How far cameras differ from the `true` ones, pair by pair, once their positions are aligned."""
-    centers = np.array([camera.center for camera in estimated])
-    true_centers = np.array([camera.center for camera in true])
-    similarity = fit_similarity(centers, true_centers)
-    radius = float(np.linalg.norm(true_centers - true_centers.mean(0), axis=1).max())
-    distance = np.linalg.norm(similarity.apply(centers) - true_centers, axis=1) / radius
+    similarity = fit_similarity(_centers(estimated), _centers(true))
     turned = np.array([camera.cam_from_world[:3, :3] @ similarity.rotation.T for camera in estimated])
+    return _disagreement(similarity.apply(_centers(estimated)), turned, true)
+
+
+def compare_cameras_of_one_world(estimated: Sequence[Camera], true: Sequence[Camera]) -> Disagreement:
+    """How far cameras differ from the `true` ones, pair by pair, as they stand."""
+    rotations = np.array([camera.cam_from_world[:3, :3] for camera in estimated])
+    return _disagreement(_centers(estimated), rotations, true)
+
+
+def _centers(cameras: Sequence[Camera]) -> Array:
+    return np.array([camera.center for camera in cameras])
+
+
+def _disagreement(centers: Array, rotations: Array, true: Sequence[Camera]) -> Disagreement:
+    """Positions (n, 3) and camera-from-world rotations (n, 3, 3) against the `true` cameras."""
+    true_centers = _centers(true)
+    radius = float(np.linalg.norm(true_centers - true_centers.mean(0), axis=1).max())
+    distance = np.linalg.norm(centers - true_centers, axis=1) / radius
     there = np.array([camera.cam_from_world[:3, :3] for camera in true])
     # |A - B| = 2 sqrt(2) sin(angle / 2) for rotations (Frobenius): exact for small angles, where the trace is not.
-    chord = np.linalg.norm(turned - there, axis=(1, 2)) / (2 * np.sqrt(2))
+    chord = np.linalg.norm(rotations - there, axis=(1, 2)) / (2 * np.sqrt(2))
     return Disagreement(np.degrees(2 * np.arcsin(np.clip(chord, 0, 1))), distance, radius)

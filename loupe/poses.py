@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
-from loupe.camera import Array
+from loupe.align import compare_cameras_of_one_world
+from loupe.camera import Array, Camera
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
 from loupe.photos import Photo, Shot
 from loupe.scene import Points, Scene, View
-from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, triangulate
+from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, refine, triangulate
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
 from loupe.undistort import undistort
@@ -37,9 +38,11 @@ _NEAREST = 0.05
 
 class PosesConfig(SfmConfig):
     """Section `poses` of a capture: where cameras come from ("auto": the capture's layout, if it gives some; "sfm":
-    estimated even if some are given; else the layout that gives them), and how."""
+    estimated even if some are given; else the layout that gives them), and how. With `refine`, they are moved to where
+    they fit the photos best, each held near where it was; lenses stay."""
 
     source: str = "auto"
+    refine: bool = False
 
     @field_validator("source")
     @classmethod
@@ -111,6 +114,9 @@ def estimate_scene(
         attempt = Attempt("given", len(given), model.num_points3D(), model.compute_mean_reprojection_error())
         say(str(attempt))
         source = name
+    if poses.refine:
+        model, given = _refined(model, given, poses, say)
+        attempt = attempt._replace(error=model.compute_mean_reprojection_error())
     points = _points(model)
     everything = points.xyz.astype(np.float64)
     estimated = give_cameras is None
@@ -192,12 +198,52 @@ def common_ball(poses: Sequence[Array]) -> tuple[Array, float]:
 
 def _estimated(model: pycolmap.Reconstruction, photos: Sequence[Photo]) -> list[Given]:
     by_file = {photo.file: photo for photo in photos}
-    given = []
-    for image in (model.image(key) for key in model.reg_image_ids()):
-        pose = np.eye(4)
-        pose[:3] = image.cam_from_world().matrix()
-        given.append(Given(by_file[image.name], lens_of(image.camera), pose))
+    images = (model.image(key) for key in model.reg_image_ids())
+    given = [Given(by_file[image.name], lens_of(image.camera), _pose(image)) for image in images]
     return sorted(given, key=lambda one: one.photo.name)
+
+
+def _pose(image: pycolmap.Image) -> Array:
+    pose = np.eye(4)
+    pose[:3] = image.cam_from_world().matrix()
+    return pose
+
+
+def _refined(
+    model: pycolmap.Reconstruction, given: Sequence[Given], config: SfmConfig, say: Callable[[str], None]
+) -> tuple[pycolmap.Reconstruction, list[Given]]:
+    """The model and the cameras after refinement, or as they were if that fits the photos no better."""
+    refined = refine(model, config)
+    before, after = model.compute_mean_reprojection_error(), refined.compute_mean_reprojection_error()
+    if not after < before:
+        say(f"refined: error {before:.3f} px would become {after:.3f} px; the cameras stay")
+        return model, list(given)
+    corrected = _corrected(given, {image.name: _pose(image) for image in refined.images.values()})
+    moved = compare_cameras_of_one_world(_cameras(corrected), _cameras(given))
+    say(
+        f"refined: error {before:.3f} px became {after:.3f} px; cameras turned by up to {moved.degrees.max():.3f}"
+        f" degrees and moved by up to {moved.distance.max():.2%} of the largest distance from their mean"
+    )
+    return refined, corrected
+
+
+def _corrected(given: Sequence[Given], poses: Mapping[str, Array]) -> list[Given]:
+    """The cameras with new poses, which are known by file and for the first frame alone: a camera that films goes on as
+    that was corrected."""
+    corrections = {
+        one.photo.camera_id: poses[one.photo.file] @ np.linalg.inv(one.cam_from_world)
+        for one in given
+        if one.photo.file in poses
+    }
+    corrected = []
+    for one in given:
+        later = corrections.get(one.photo.camera_id, np.eye(4)) @ one.cam_from_world
+        corrected.append(one._replace(cam_from_world=poses.get(one.photo.file, later)))
+    return corrected
+
+
+def _cameras(given: Sequence[Given]) -> list[Camera]:
+    return [one.lens.camera(one.cam_from_world) for one in given]
 
 
 def _refuse_strangers(layout: str, shots: Sequence[Shot], photos: Sequence[Photo]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from loupe.align import fit_similarity
 from loupe.camera import Array
 from loupe.config import Config
 from loupe.errors import InputError
@@ -36,6 +37,8 @@ _LEAST_PARALLAX = 4.0
 _LARGEST_ERROR = 4.0
 # Distortion of up to so many pixels is given up if the mean reprojection error grows by no more than so many.
 _MOST_CHANCE, _AS_WELL = 1.0, 0.01
+# Refinement takes positions to be right within this share of the largest distance from their mean.
+_TRUST = 0.01
 
 
 class SfmConfig(Config):
@@ -135,6 +138,64 @@ def triangulate(given: Sequence[Given], folder: Path, config: SfmConfig) -> pyco
         options = _incremental_options(config, loose=False)
         posed = _posed_model(database, {one.photo.file: one.cam_from_world for one in given})
         return pycolmap.triangulate_points(posed, database, folder, work, options=options)
+
+
+def refine(model: pycolmap.Reconstruction, config: SfmConfig) -> pycolmap.Reconstruction:
+    """The model with cameras and points moved to where they fit the photos best, in the same world; lenses stay."""
+    import pycolmap
+
+    refined = copy.deepcopy(model)
+    if not model.num_points3D():
+        return refined
+    options, extent = _adjustment(refined)
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1  # a wrong match weighs little
+    for camera in refined.cameras:
+        extent.set_constant_cam_intrinsics(camera)
+    prior_options = pycolmap.PosePriorBundleAdjustmentOptions()
+    prior_options.alignment_ransac.random_seed = config.seed
+    priors = _position_priors(model)
+    pycolmap.create_pose_prior_bundle_adjuster(options, prior_options, extent, priors, refined).solve()
+    points = np.array([point.xyz for point in model.points3D.values()])
+    reach = float(np.median(np.linalg.norm(_centers(model) - np.median(points, axis=0), axis=1)))
+    back = fit_similarity(_tips(refined, reach), _tips(model, reach))
+    refined.transform(pycolmap.Sim3d(back.scale, pycolmap.Rotation3d(back.rotation), back.translation))
+    refined.update_point_3d_errors()
+    return refined
+
+
+def _position_priors(model: pycolmap.Reconstruction) -> list[pycolmap.PosePrior]:
+    """That the model's cameras are near where they stand."""
+    import pycolmap
+
+    centers = _centers(model)
+    doubt = _TRUST * np.linalg.norm(centers - centers.mean(0), axis=1).max()
+    return [
+        pycolmap.PosePrior(
+            corr_data_id=image.data_id,
+            position=center,
+            position_covariance=doubt**2 * np.eye(3),
+            coordinate_system=pycolmap.PosePriorCoordinateSystem.CARTESIAN,
+        )
+        for image, center in zip(_placed(model), centers, strict=True)
+    ]
+
+
+def _placed(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
+    return [model.image(key) for key in sorted(model.reg_image_ids())]
+
+
+def _centers(model: pycolmap.Reconstruction) -> Array:
+    return np.array([image.projection_center() for image in _placed(model)])
+
+
+def _tips(model: pycolmap.Reconstruction, reach: float) -> Array:
+    """Where the axes of the model's cameras end, to either side, when so long: (6 n, 3).
+
+    They say how the world is turned by orientations as well as positions. Positions alone say it badly where cameras
+    stand close together, and not at all where they stand in a row.
+    """
+    axes = np.array([image.cam_from_world().rotation.matrix() for image in _placed(model)])
+    return np.asarray(_centers(model)[:, None] + reach * np.concatenate([axes, -axes], axis=1)).reshape(-1, 3)
 
 
 class _Lens(NamedTuple):
@@ -261,18 +322,28 @@ def _without_idle_distortion(model: pycolmap.Reconstruction) -> pycolmap.Reconst
     straight = copy.deepcopy(model)
     for camera in straight.cameras.values():
         camera.params = [*camera.params[:3], 0.0]
-    options = pycolmap.BundleAdjustmentOptions()
+    options, extent = _adjustment(straight)
     options.refine_extra_params = False
-    options.ceres.solver_options.num_threads = 1
-    options.print_summary = False
-    extent = pycolmap.BundleAdjustmentConfig()
-    for image in straight.reg_image_ids():
-        extent.add_image(image)
     extent.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     pycolmap.create_default_bundle_adjuster(options, extent, straight).solve()
     straight.update_point_3d_errors()
     growth = straight.compute_mean_reprojection_error() - model.compute_mean_reprojection_error()
     return straight if growth <= _AS_WELL else model
+
+
+def _adjustment(
+    model: pycolmap.Reconstruction,
+) -> tuple[pycolmap.BundleAdjustmentOptions, pycolmap.BundleAdjustmentConfig]:
+    """A silent adjustment of all of the model's photos on one thread."""
+    import pycolmap
+
+    options = pycolmap.BundleAdjustmentOptions()
+    options.ceres.solver_options.num_threads = 1
+    options.print_summary = False
+    extent = pycolmap.BundleAdjustmentConfig()
+    for image in model.reg_image_ids():
+        extent.add_image(image)
+    return options, extent
 
 
 def lens_of(camera: pycolmap.Camera) -> Lens:

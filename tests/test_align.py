@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loupe.align import compare_cameras, fit_similarity
+from loupe.align import compare_cameras, compare_cameras_of_one_world, fit_similarity
 from loupe.camera import Camera
 from loupe.errors import InputError
 
@@ -73,6 +73,20 @@ def test_disagreement_is_the_planted_one() -> None:
     assert same.radius == pytest.approx(
         max(np.linalg.norm(c.center - np.mean([d.center for d in true], 0)) for c in true)
     )
+
+
+def test_cameras_of_one_world_are_not_aligned() -> None:
+    """A world turned by 2 degrees about the mean position of its cameras disagrees by these 2 degrees."""
+    positions = np.array([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0]])
+    true = [camera(turn(10 * i, (1, 0.3, 0)), position) for i, position in enumerate(positions)]
+    world = turn(2, (0, 0, 1))
+    turned = [camera(c.cam_from_world[:3, :3] @ world.T, world @ c.center) for c in true]
+    found = compare_cameras_of_one_world(turned, true)
+    np.testing.assert_allclose(found.degrees, 2, atol=1e-9)
+    step = 2 * np.sin(np.radians(1))
+    np.testing.assert_allclose(found.distance, [step, step, step / 3, step / 3], atol=1e-12)
+    assert found.radius == pytest.approx(3)
+    assert compare_cameras(turned, true).degrees.max() < 1e-5
 
 
 def test_too_little_to_align_is_refused() -> None:

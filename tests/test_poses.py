@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from loupe import poses, sfm
-from loupe.align import compare_cameras
+from loupe.align import compare_cameras, compare_cameras_of_one_world
 from loupe.camera import Array, Camera
 from loupe.config import parse_section
 from loupe.errors import InputError
@@ -33,7 +34,7 @@ from loupe.poses import (
 )
 from loupe.scene import Scene
 from loupe.sfm import Attempt
-from loupe.sources import panoptic
+from loupe.sources import llff, panoptic
 from loupe.sources.given import Given
 from loupe.sources.photos import shots
 from loupe.undistort import Lens
@@ -165,11 +166,13 @@ def test_the_same_photos_give_the_same_bytes(bent: tuple[Path, Estimate]) -> Non
         assert (folder / "again" / path.relative_to(folder / "scene")).read_bytes() == path.read_bytes(), path.name
 
 
-def given_poses(capture: Path, count: int = 9) -> None:
-    """The true cameras as LLFF's table."""
+TRUE = [true_camera(index) for index in range(9)]
+
+
+def given_poses(capture: Path, cameras: list[Camera] = TRUE) -> None:
+    """The cameras as LLFF's table."""
     rows = []
-    for index in range(count):
-        camera = true_camera(index)
+    for camera in cameras:
         right, down, forward = camera.cam_from_world[:3, :3]
         size = [HEIGHT, WIDTH, FOCAL]
         matrix = np.stack([down, right, -forward, camera.center, size], 1)
@@ -189,6 +192,118 @@ def test_given_cameras_are_kept_and_points_triangulated(tmp_path: Path) -> None:
     near_a_square = np.min([np.abs(depths - square[2]) for square in SQUARES], 0)
     assert len(depths) > 100
     assert np.median(near_a_square) < 0.05
+
+
+def disturbed(turns: Array, steps: Array) -> list[Camera]:
+    """The true cameras turned by rotation vectors (9, 3) and moved by (9, 3)."""
+    cameras = []
+    for camera, turned, step in zip(TRUE, turns, steps, strict=True):
+        pose = camera.cam_from_world.copy()
+        pose[:3, :3] = cv2.Rodrigues(turned)[0] @ pose[:3, :3]
+        pose[:3, 3] = -pose[:3, :3] @ (camera.center + step)
+        cameras.append(replace(camera, cam_from_world=pose))
+    return cameras
+
+
+def directions(seed: int) -> Array:
+    """Nine unit vectors."""
+    drawn = np.random.default_rng(seed).normal(size=(9, 3))
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
+
+
+def disturbed_in_one_world() -> list[Camera]:
+    """The true cameras turned by 0.2 degrees and moved by 0.5 % of the distance, 6, in the mean, but so that the world
+    as a whole is neither turned, moved nor scaled: nothing in the photos could tell."""
+    centers = np.array([camera.center for camera in TRUE])
+    of_the_world = [np.tile(axis, (9, 1)) for axis in np.eye(3)]
+    of_the_world += [*(np.cross(axis, centers) for axis in np.eye(3)), centers]
+    modes = np.array([mode.ravel() for mode in of_the_world]).T
+    steps = directions(1).ravel()
+    steps = (steps - modes @ np.linalg.lstsq(modes, steps)[0]).reshape(9, 3)
+    turns = directions(2) - directions(2).mean(0)
+    # They sum to nothing as axes in the world, and act in the camera.
+    turns = np.array([camera.cam_from_world[:3, :3] @ turned for camera, turned in zip(TRUE, turns, strict=True)])
+    return disturbed(
+        turns * np.radians(0.2) / np.linalg.norm(turns, axis=1).mean(),
+        steps * 0.005 * 6 / np.linalg.norm(steps, axis=1).mean(),
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Photo]]:
+    """Nine photos without distortion: where they lie, the capture and its table."""
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, *take(folder)
+
+
+def refined(photographed: tuple[Path, Path, list[Photo]], out: str, cameras: list[Camera]) -> Estimate:
+    given_poses(photographed[1], cameras)
+    return estimate(*photographed, out, refine=True, features=1500)
+
+
+def cameras_of(made: Estimate) -> list[Camera]:
+    return [view.camera for view in made.scene.views]
+
+
+def test_disturbed_cameras_are_refined_within_their_world(
+    straight: tuple[Path, Path, list[Photo]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To a third of the disturbance, without an alignment; twice to the same bytes; and the log says what moved."""
+    before = compare_cameras_of_one_world(disturbed_in_one_world(), TRUE)
+    assert before.degrees.mean() == pytest.approx(0.2)
+    made = refined(straight, "refined", disturbed_in_one_world())
+    after = compare_cameras_of_one_world(cameras_of(made), TRUE)
+    assert after.degrees.max() < before.degrees.mean() / 3
+    assert after.distance.max() < before.distance.mean() / 3
+    said = re.search(
+        r"refined: error (\S+) px became (\S+) px; cameras turned by up to (\S+) deg.* (\S+)% of",
+        capsys.readouterr().out,
+    )
+    error_before, error_after, degrees, percent = map(float, said.groups())
+    assert error_before > 3 * error_after
+    assert error_after == pytest.approx(made.attempt.error, abs=5e-4)
+    moved = compare_cameras_of_one_world(cameras_of(made), disturbed_in_one_world())
+    assert (degrees, percent) == pytest.approx((moved.degrees.max(), 100 * moved.distance.max()), abs=5e-3)
+    refined(straight, "refined again", disturbed_in_one_world())
+    for name in ("scene.json", "points.safetensors"):
+        assert (straight[0] / "refined" / name).read_bytes() == (straight[0] / "refined again" / name).read_bytes()
+
+
+def test_refinement_leaves_true_cameras(straight: tuple[Path, Path, list[Photo]]) -> None:
+    moved = compare_cameras_of_one_world(cameras_of(refined(straight, "true", TRUE)), TRUE)
+    assert moved.degrees.max() < 0.02
+    assert moved.distance.max() < 0.001
+
+
+@pytest.mark.parametrize("seed", [10, 20, 30])
+def test_refinement_does_not_turn_the_world_after_positions_alone(
+    straight: tuple[Path, Path, list[Photo]], seed: int
+) -> None:
+    """Positions wrong by 0.03 among cameras 2 from their middle would turn it by up to 0.7 degrees."""
+    given = disturbed(directions(seed) * np.radians(0.2), directions(seed + 1) * 0.03)
+    after = compare_cameras_of_one_world(cameras_of(refined(straight, f"turned {seed}", given)), TRUE)
+    assert after.degrees.max() < 0.2
+
+
+def test_disturbed_cameras_stay_unless_refinement_is_asked_for(
+    straight: tuple[Path, Path, list[Photo]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_poses(straight[1], disturbed_in_one_world())
+    made = estimate(*straight, "as given")
+    for camera, given in zip(cameras_of(made), disturbed_in_one_world(), strict=True):
+        np.testing.assert_allclose(camera.cam_from_world, given.cam_from_world, atol=1e-12)
+    assert "refined" not in capsys.readouterr().out
+
+
+def test_estimated_cameras_are_refined_in_their_own_world(bent: tuple[Path, Estimate]) -> None:
+    """The mapper left little to do: they hardly move."""
+    folder, before = bent
+    photos = ingest(shots(folder / "capture"), IngestConfig(shrink=1), folder / "photos", print).photos
+    after = estimate(folder, folder / "capture", photos, "refined", refine=True)
+    assert after.attempt.error <= before.attempt.error
+    moved = compare_cameras_of_one_world(cameras_of(after), cameras_of(before))
+    assert moved.degrees.max() < 0.1
+    assert moved.distance.max() < 0.005
 
 
 def test_sfm_may_be_asked_for_although_cameras_are_given(tmp_path: Path) -> None:
@@ -449,9 +564,11 @@ def test_bounds_of_given_cameras_hold_what_lies_in_the_picture() -> None:
     assert said == []
 
 
-def scene_of_film(folder: Path, capture: Path, photos: list[Photo], said: list[str]) -> Estimate:
+def scene_of_film(
+    folder: Path, capture: Path, photos: list[Photo], said: list[str], config: PosesConfig = CONFIG
+) -> Estimate:
     (folder / "scene").mkdir()
-    return estimate_scene(capture, (folder / "photos", photos), CONFIG, SceneConfig(), folder / "scene", said.append)
+    return estimate_scene(capture, (folder / "photos", photos), config, SceneConfig(), folder / "scene", said.append)
 
 
 def test_cameras_in_time_have_the_bounds_of_their_first_frame(tmp_path: Path) -> None:
@@ -472,6 +589,32 @@ def test_cameras_in_time_have_the_bounds_of_their_first_frame(tmp_path: Path) ->
     assert {(view.name, view.camera_id, view.frame) for view in made.scene.views} == {
         (f"{camera}_{time}", str(camera), time) for camera in range(9) for time in (0, 1)
     }
+
+
+REFINED = CONFIG.model_copy(update={"refine": True})
+
+
+def test_cameras_in_time_are_refined_by_their_first_frame(tmp_path: Path) -> None:
+    """The second one is black and says nothing."""
+    lens = Lens(WIDTH, HEIGHT, FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2)
+    frames = [[photograph(camera, lens) for camera in TRUE], [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 9]
+    capture, photos = film(tmp_path, [camera.cam_from_world for camera in disturbed_in_one_world()], frames)
+    made = scene_of_film(tmp_path, capture, photos, [], REFINED)
+    cameras = {view.name: view.camera for view in made.scene.views}
+    for time in (0, 1):
+        after = compare_cameras_of_one_world([cameras[f"{number}_{time}"] for number in range(9)], TRUE)
+        assert after.degrees.max() < 0.1
+
+
+def test_cameras_stay_where_refinement_gains_nothing_and_the_log_says_so(tmp_path: Path) -> None:
+    """Grey pictures match nowhere."""
+    given = [looking(corner, np.zeros(3)) for corner in CORNERS]
+    capture, photos = film(tmp_path, given, [[np.full((HEIGHT, WIDTH, 3), 90, np.uint8)] * 5])
+    said: list[str] = []
+    made = scene_of_film(tmp_path, capture, photos, said, REFINED)
+    assert said[1] == "refined: error 0.000 px would become 0.000 px; the cameras stay"
+    for view in made.scene.views:
+        np.testing.assert_array_equal(view.camera.cam_from_world, given[int(view.camera_id)])
 
 
 def test_where_points_do_not_suffice_the_ball_bounds_and_the_log_says_so(tmp_path: Path) -> None:
@@ -500,7 +643,7 @@ def test_cameras_in_a_row_before_nothing_are_refused(tmp_path: Path) -> None:
 
 def test_photos_of_another_layout_are_refused(tmp_path: Path) -> None:
     capture, photos = take(tmp_path, count=4)
-    given_poses(capture, 4)
+    given_poses(capture, TRUE[:4])
     with pytest.raises(InputError, match="the capture as llff has no photo q; leave it at auto"):
         estimate(tmp_path, capture, [*photos, replace(photos[0], name="q")])
 
@@ -508,3 +651,20 @@ def test_photos_of_another_layout_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["auto", "sfm", "llff", "panoptic"])
 def test_known_sources_of_cameras(source: str) -> None:
     assert parse_section(PosesConfig, {"source": source}, "x").source == source
+
+
+@pytest.mark.real
+@pytest.mark.skipif("LOUPE_DATA" not in os.environ, reason="LOUPE_DATA is unset")
+def test_real_cameras_are_refined_in_their_own_world(tmp_path: Path) -> None:
+    """Fern's photos are bent by a lens that its table does not tell, so that little is left to gain."""
+    capture = Path(os.environ["LOUPE_DATA"]) / "fern"
+    photos = ingest(shots(capture), IngestConfig(shrink=8), tmp_path, print).photos
+    given = llff.cameras(capture, photos)
+    model = sfm.triangulate(given, tmp_path, CONFIG)
+    said: list[str] = []
+    after = poses._refined(model, given, CONFIG, said.append)[1]
+    before, error = map(float, re.findall(r"(\S+) px", said[0]))
+    assert error < before
+    moved = compare_cameras_of_one_world(poses._cameras(after), poses._cameras(given))
+    assert 0 < moved.degrees.max() < 0.5
+    assert 0 < moved.distance.max() < 0.02
