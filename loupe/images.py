@@ -78,3 +78,17 @@ def detailed_windows(picture: Pixels, side: int, count: int) -> list[tuple[int, 
         windows.append((x, y, width, height))
         free[max(y - 2 * height + 1, 0) : y + 2 * height, max(x - 2 * width + 1, 0) : x + 2 * width] = -np.inf
     return windows
+
+
+def fit(picture: Pixels, side: int) -> Pixels:
+    """Resampled by area to `side` pixels on the long side."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def sharpness(picture: Pixels) -> float:
+    """The variance of the Laplacian of an RGB picture's grey levels, in [0, 1]; it compares pictures of one size."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var())

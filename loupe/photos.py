@@ -1,18 +1,14 @@
 """Photos of unknown origin -> upright 8-bit RGB pictures that the rest of loupe can trust, and a table of them.
 
-Pixels are taken as sRGB whatever colour profile a photo names. What was taken, what was left out and why stands in
-`photos.json`; the capture itself is only read.
+What was taken, what was left out and why stands in `photos.json`; the capture itself is only read.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
-import struct
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -21,37 +17,22 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
+from loupe.alike import find_alike, miniature
 from loupe.camera import Array
 from loupe.config import Config
+from loupe.decoding import Decoded, Unusable, decode, is_foreign, is_picture, is_plain_png
 from loupe.errors import InputError
-from loupe.images import Pixels, shrink, write_image
+from loupe.images import Pixels, fit, sharpness, shrink, write_image
 from loupe.video import read_frames, sharpest_frames
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # a JPEG that holds several pictures opens as "MPO", the first in front
 MIN_PHOTOS = 3
-MAX_PIXELS = 200_000_000
-# Camera raw files open as TIFF, but what opens is their thumbnail.
-_FOREIGN = {"heic", "heif", "avif", "jxl", "gif", "bmp", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"}
-_PICTURE = {"jpg", "jpeg", "mpo", "png", "tif", "tiff", "webp"} | _FOREIGN
-_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 _STEM = re.compile(r"\w[\w .,()+@=-]{0,119}")
 _MOST_BYTES = 200  # of the 255 that file systems take; pictures made of the view need some for their suffixes
-_DIAGONAL_35MM = math.hypot(36, 24)
 _THUMBNAIL = 512
 _MOST_THUMBNAILS = 96  # on the contact sheet
-# Miniatures, of mean 0 and deviation 1, differ by at most 0.016 (root mean square) where a photo was saved anew as a
-# JPEG of quality 20 to 95, at half the size or darker, and by at least 0.19 where two were taken from different places:
-# measured on fern (the closest), banana, DTU's scan 65 and the demo.
-_ALIKE = 0.04
-_MINIATURE = 32
-_COMPARED = 400  # photos, the next in name order, with each one
 _MOST_NAMED = 5
-
-# Pillow reads the size from the header and refuses more than twice this before it decodes.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 
 class IngestConfig(Config):
@@ -145,19 +126,6 @@ class Ingested(NamedTuple):
     contact_sheet: Pixels
 
 
-class _Unusable(Exception):
-    """Why one photo is left out."""
-
-
-class _Decoded(NamedTuple):
-    pixels: Pixels
-    alpha: Pixels | None
-    focal: float | None
-    camera: str
-    unchanged: bool
-    orientation: int = 1
-
-
 def find_photos(folder: Path) -> list[Path]:
     """The files of `folder` that are photos by content or by suffix, in name order; hidden files are none.
 
@@ -167,7 +135,7 @@ def find_photos(folder: Path) -> list[Path]:
     root = folder.resolve()
     found = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or not (_suffix(path) in _PICTURE or _has_magic(path)):
+        if path.name.startswith(".") or not path.is_file() or not is_picture(path):
             continue
         if not path.resolve().is_relative_to(root):
             raise InputError(f"{path}: the link leaves the capture; put the photo itself there")
@@ -204,18 +172,18 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
     apart = -(-len(shots) // _MOST_THUMBNAILS)
     for shot, decoded in _decode_all(shots):
         try:
-            if isinstance(decoded, _Unusable):
+            if isinstance(decoded, Unusable):
                 raise decoded
             decoded = _with_mask(decoded, shot.mask)
             photo, thumbnail = _store(shot, decoded, config.shrink, out)
-        except _Unusable as reason:
+        except Unusable as reason:
             left_out[str(shot)] = str(reason)
             say(f"{shot} left out: {reason}")
             continue
         if len(photos) % apart == 0:
             thumbnails.append(thumbnail)
         photos.append(photo)
-        miniatures.append(_miniature(thumbnail))
+        miniatures.append(miniature(thumbnail))
         if decoded.alpha is not None and decoded.alpha.min() == 255:
             all_white.append(shot.name)
     if len(photos) < MIN_PHOTOS:
@@ -245,19 +213,10 @@ def read_photos(folder: Path) -> list[Photo]:
         raise InputError(f"{path}: not a table of photos ({error!r})") from None
 
 
-def _suffix(path: Path) -> str:
-    return path.suffix[1:].lower()
-
-
-def _has_magic(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return _MAGIC.match(file.read(16)) is not None
-
-
 def _refuse_clashes(shots: Sequence[Shot]) -> None:
     seen: dict[str, Shot] = {}
     for shot in shots:
-        if _suffix(shot.file) in _FOREIGN:  # often beside its own JPEG, and left out anyway
+        if is_foreign(shot.file):  # often beside its own JPEG, and left out anyway
             continue
         key = unicodedata.normalize("NFC", shot.name).casefold()
         if key in seen:
@@ -273,138 +232,58 @@ def _stills(shot: Shot, frames: int) -> list[Shot]:
     return [shot._replace(name=f"{shot.name}_{number:06d}", still=number, is_walk=False) for number in numbers]
 
 
-def _decode_all(shots: Sequence[Shot]) -> Iterator[tuple[Shot, _Decoded | _Unusable]]:
+def _decode_all(shots: Sequence[Shot]) -> Iterator[tuple[Shot, Decoded | Unusable]]:
     """Each shot with its pixels or the reason why it has none; a video is decoded once for all frames in a row."""
     for _, group in groupby(shots, key=lambda shot: (shot.file, shot.still is None)):
         together = list(group)
         yield from _decode_stills(together) if together[0].still is not None else map(_decode_photo, together)
 
 
-def _decode_photo(shot: Shot) -> tuple[Shot, _Decoded | _Unusable]:
+def _decode_photo(shot: Shot) -> tuple[Shot, Decoded | Unusable]:
     try:
-        return shot, _decode(shot.file)
-    except _Unusable as reason:
+        return shot, decode(shot.file)
+    except Unusable as reason:
         return shot, reason
 
 
-def _decode_stills(shots: Sequence[Shot]) -> Iterator[tuple[Shot, _Decoded | _Unusable]]:
+def _decode_stills(shots: Sequence[Shot]) -> Iterator[tuple[Shot, Decoded | Unusable]]:
     wanted = {shot.still: shot for shot in shots}
     try:
         for frame in read_frames(shots[0].file, {number for number in wanted if number is not None}):
-            yield wanted.pop(frame.number), _Decoded(frame.pixels, None, None, "", unchanged=False)
+            yield wanted.pop(frame.number), Decoded(frame.pixels, None, None, "", unchanged=False)
         reason = "the video ends before this frame"
     except InputError as error:
         reason = str(error)
     for shot in wanted.values():
-        yield shot, _Unusable(reason)
+        yield shot, Unusable(reason)
 
 
-def _decode(path: Path) -> _Decoded:
-    """The upright pixels of a photo; raises `_Unusable`."""
-    if path.stat().st_size == 0:
-        raise _Unusable("empty file")
-    if _suffix(path) in _FOREIGN:
-        raise _Unusable(f".{_suffix(path)} is not read here; convert it to JPEG, PNG or TIFF")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are allowed here and of odd EXIF
-            return _decode_open(path)
-    except Image.DecompressionBombError:
-        raise _Unusable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
-    except UnidentifiedImageError:
-        raise _Unusable("not a JPEG, PNG, TIFF or WebP picture") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
-        raise _Unusable(f"broken: {error}") from None
-
-
-def _decode_open(path: Path) -> _Decoded:
-    with Image.open(path, formats=FORMATS) as photo:
-        if photo.format != "MPO" and getattr(photo, "n_frames", 1) > 1:
-            raise _Unusable(f"holds {photo.n_frames} pictures; save the one that is meant")  # type: ignore[attr-defined]
-        exif = photo.getexif()
-        orientation = _orientation(exif)  # before loading, which turns a TIFF upright and forgets how it lay
-        photo.load()
-        upright = ImageOps.exif_transpose(photo)
-        pixels, alpha = _to_rgb(upright)
-        unchanged = (
-            photo.mode == "RGB"
-            and alpha is None
-            and orientation == 1
-            and (photo.format in ("JPEG", "MPO") or _is_plain_png(path))
-        )
-        return _Decoded(pixels, alpha, _focal(exif, *upright.size), _camera(exif), unchanged, orientation)
-
-
-def _is_plain_png(path: Path) -> bool:
-    """Whether the file is a PNG of 8-bit RGB (bit depth and colour type of its IHDR chunk)."""
-    with open(path, "rb") as file:
-        header = file.read(26)
-    return header.startswith(b"\x89PNG") and header[24:26] == b"\x08\x02"
-
-
-def _to_rgb(photo: Image.Image) -> tuple[Pixels, Pixels | None]:
-    """(h, w, 3) and, where some pixel is not opaque, the alpha (h, w)."""
-    if photo.mode.startswith("I;16"):
-        grey = np.asarray(photo).astype(np.uint32)
-        return cv2.cvtColor(((grey + 128) // 257).astype(np.uint8), cv2.COLOR_GRAY2RGB).astype(np.uint8), None
-    if photo.mode in ("I", "F"):
-        raise _Unusable("32 bits a pixel; save it with 8 or 16")
-    if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
-        both = np.asarray(photo.convert("RGBA"))
-        alpha = np.ascontiguousarray(both[..., 3])
-        if not alpha.any():
-            raise _Unusable("wholly transparent")
-        return np.ascontiguousarray(both[..., :3]), None if alpha.min() == 255 else alpha
-    return np.asarray(photo.convert("RGB")), None
-
-
-def _orientation(exif: Image.Exif) -> int:
-    """From 1 to 8; what is none of them turns nothing."""
-    value = exif.get(ExifTags.Base.Orientation, 1)
-    return int(value) if value in range(1, 9) else 1
-
-
-def _focal(exif: Image.Exif, width: int, height: int) -> float | None:
-    """Pixels, from the 35 mm equivalent, which compares diagonals (CIPA DCG-001)."""
-    equivalent = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
-    try:
-        millimetres = float(equivalent)  # type: ignore[arg-type]
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return millimetres / _DIAGONAL_35MM * math.hypot(width, height) if 1 <= millimetres <= 2000 else None
-
-
-def _camera(exif: Image.Exif) -> str:
-    words = [str(exif.get(key, "")) for key in (ExifTags.Base.Make, ExifTags.Base.Model)]
-    return " ".join("".join(c for c in " ".join(words) if c.isprintable()).split())[:80]
-
-
-def _with_mask(decoded: _Decoded, file: Path | None) -> _Decoded:
-    """With the mask of a file in the place of the alpha channel; raises `_Unusable` for one that does not fit."""
+def _with_mask(decoded: Decoded, file: Path | None) -> Decoded:
+    """With the mask of a file in the place of the alpha channel; raises `Unusable` for one that does not fit."""
     if file is None:
         return decoded
     try:
-        mask = _decode(file).pixels.max(2)
+        mask = decode(file).pixels.max(2)
     except FileNotFoundError:
-        raise _Unusable(f"its mask {file.name} is missing") from None
-    except _Unusable as reason:
-        raise _Unusable(f"its mask {file.name}: {reason}") from None
+        raise Unusable(f"its mask {file.name} is missing") from None
+    except Unusable as reason:
+        raise Unusable(f"its mask {file.name}: {reason}") from None
     if mask.shape != decoded.pixels.shape[:2]:
         sizes = (f"{width}x{height}" for height, width in (mask.shape, decoded.pixels.shape[:2]))
-        raise _Unusable("its mask has {} pixels, the photo {}".format(*sizes))
+        raise Unusable("its mask has {} pixels, the photo {}".format(*sizes))
     if not mask.any():
-        raise _Unusable(f"its mask {file.name} is all black: nothing of it would be seen")
+        raise Unusable(f"its mask {file.name} is all black: nothing of it would be seen")
     return decoded._replace(alpha=mask)
 
 
-def _store(shot: Shot, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
+def _store(shot: Shot, decoded: Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
     """Write the picture and its mask; returns the table's row and a thumbnail."""
     source_height, source_width = decoded.pixels.shape[:2]
     if min(source_height, source_width) < factor:
-        raise _Unusable(f"{source_width}x{source_height} pixels cannot be shrunk by {factor}")
+        raise Unusable(f"{source_width}x{source_height} pixels cannot be shrunk by {factor}")
     pixels = _shrunk(decoded.pixels, factor)
     if decoded.unchanged and factor == 1:
-        file = shot.name + (".png" if _is_plain_png(shot.file) else ".jpg")
+        file = shot.name + (".png" if is_plain_png(shot.file) else ".jpg")
         shutil.copyfile(shot.file, out / file)
     else:
         file = shot.name + ".png"
@@ -414,8 +293,7 @@ def _store(shot: Shot, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo
         mask = f"masks/{shot.name}.png"
         (out / "masks").mkdir(exist_ok=True)
         write_image(out / mask, _shrunk(decoded.alpha, factor))
-    small = _fit(pixels, _THUMBNAIL)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    small = fit(pixels, _THUMBNAIL)
     photo = Photo(
         name=shot.name,
         file=file,
@@ -426,27 +304,19 @@ def _store(shot: Shot, decoded: _Decoded, factor: int, out: Path) -> tuple[Photo
         shrink=factor,
         focal=None if decoded.focal is None else round(decoded.focal / factor, 3),
         camera=decoded.camera,
-        sharpness=round(float(cv2.Laplacian(grey, cv2.CV_32F).var()), 6),
-        exposure=round(float(grey.mean()), 4),
+        sharpness=round(sharpness(small), 6),
+        exposure=round(float(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).mean()) / 255, 4),
         mask=mask,
         camera_id=shot.camera_id,
         frame=shot.frame,
         orientation=decoded.orientation,
     )
-    return photo, _fit(small, 160)
+    return photo, fit(small, 160)
 
 
 def _shrunk(pixels: Pixels, factor: int) -> Pixels:
     height, width = (side // factor * factor for side in pixels.shape[:2])
     return pixels if factor == 1 else shrink(pixels[:height, :width], factor)
-
-
-def _fit(pixels: Pixels, side: int) -> Pixels:
-    """Resampled by area to `side` pixels on the long side."""
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _name_blurred(photos: Sequence[Photo], say: Callable[[str], None]) -> None:
@@ -456,14 +326,6 @@ def _name_blurred(photos: Sequence[Photo], say: Callable[[str], None]) -> None:
             say(f"{photo.name} looks blurred: sharpness {photo.sharpness:.2g}, the median is {usual:.2g}")
 
 
-def _miniature(picture: Pixels) -> Array:
-    """What shows at a glance, whatever the exposure: few grey levels, flattened, of mean 0 and deviation 1."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    small = cv2.resize(grey, (_MINIATURE, _MINIATURE), interpolation=cv2.INTER_AREA).ravel()
-    contrast = max(small.std(), 1.0)  # below a grey level there is only noise
-    return np.asarray((small - small.mean()) / contrast)
-
-
 def _find_alike(photos: Sequence[Photo], miniatures: Sequence[Array]) -> list[tuple[str, str]]:
     """The names of each two photos of one camera that look the same.
 
@@ -471,18 +333,14 @@ def _find_alike(photos: Sequence[Photo], miniatures: Sequence[Array]) -> list[tu
     same for long.
     """
 
-    def taken(one: tuple[Photo, Array]) -> tuple[str, int]:
-        return one[0].camera_id, one[0].frame
+    def taken(place: int) -> tuple[str, int]:
+        return photos[place].camera_id, photos[place].frame
 
     alike = []
-    for _, group in groupby(sorted(zip(photos, miniatures, strict=True), key=taken), key=taken):
+    for _, group in groupby(sorted(range(len(photos)), key=taken), key=taken):
         together = list(group)
-        pictures = np.stack([picture for _, picture in together])
-        for place, (photo, picture) in enumerate(together):
-            later = slice(place + 1, place + 1 + _COMPARED)
-            difference = np.sqrt(np.mean((pictures[later] - picture) ** 2, 1))
-            same = np.flatnonzero(difference < _ALIKE)
-            alike += [(photo.name, together[place + 1 + after][0].name) for after in same]
+        pairs = find_alike([miniatures[place] for place in together])
+        alike += [(photos[together[first]].name, photos[together[second]].name) for first, second in pairs]
     return alike
 
 

@@ -11,11 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from loupe.errors import InputError
-from loupe.images import Pixels
+from loupe.images import Pixels, fit, sharpness
 
 _SUFFIXES = {"mp4", "mov", "m4v", "mkv", "webm", "avi"}
 _HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273, transfer characteristics
@@ -91,21 +90,19 @@ def sharpest_frames(video: Path, count: int) -> list[int]:
     Raises:
         InputError: the video has no frames, or see `read_frames`.
     """
-    seen = [(frame.time, _sharpness(frame.pixels)) for frame in read_frames(video)]
+    seen = [(frame.time, _sharpness_small(frame.pixels)) for frame in read_frames(video)]
     if not seen:
         raise InputError(f"{video}: holds no frames")
     if len(seen) <= count:
         return list(range(len(seen)))
-    times, sharpness = (np.array(column) for column in zip(*seen, strict=True))
+    times, sharp = (np.array(column) for column in zip(*seen, strict=True))
     edges = np.searchsorted(times, np.linspace(times[0], times[-1], count + 1))
     edges[-1] = len(times)
-    return [int(first + sharpness[first:end].argmax()) for first, end in pairwise(edges) if end > first]
+    return [int(first + sharp[first:end].argmax()) for first, end in pairwise(edges) if end > first]
 
 
-def _sharpness(pixels: Pixels) -> float:
-    scale = min(1.0, _LOOKED_AT / max(pixels.shape))
-    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+def _sharpness_small(pixels: Pixels) -> float:
+    return sharpness(fit(pixels, min(_LOOKED_AT, max(pixels.shape))))
 
 
 def _upright(pixels: Pixels, degrees: int) -> Pixels:

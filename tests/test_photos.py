@@ -483,7 +483,7 @@ def test_the_step_counts_photos_that_look_the_same(tmp_path: Path) -> None:
 
 
 def test_a_photo_is_compared_with_so_many_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loupe.photos._COMPARED", 2)
+    monkeypatch.setattr("loupe.alike._COMPARED", 2)
     for name in "abcd":
         save(tmp_path / "in" / f"{name}.png", smooth())
     made = run(tmp_path / "in", fillers=0)[0]

@@ -25,16 +25,16 @@ class StepLog:
 
 @dataclass(frozen=True)
 class Film:
-    """How steady a trial's film is: see `loupe.consistency`. `warping_error` is None for a film that shows nothing."""
+    """How steady a trial's film is: see `loupe.consistency`."""
 
-    warping_error: float | None
+    warping_error: float
     slice: Path
 
 
 @dataclass(frozen=True)
 class Trial:
     """A recipe on a capture. `scores` is the content of its `scores.json`, empty where it has not been scored yet;
-    picture paths in it are relative to `folder`. `film` is None where it has rendered none."""
+    picture paths in it are relative to `folder`. `film` is None where its frames have nothing in common."""
 
     capture: str
     recipe: str
@@ -71,7 +71,8 @@ def read_trials(pipeline: Pipeline, folder: Path) -> list[Trial]:
 
 def _read_film(renders: Path) -> Film | None:
     content = _read_json(renders / "renders.json")
-    return Film(content["warping_error"], renders / "slice.png") if content.get("film") else None
+    error = content.get("warping_error")
+    return None if error is None else Film(error, renders / "slice.png")
 
 
 def read_codebooks(pipeline: Pipeline, folder: Path) -> list[Codebook]:

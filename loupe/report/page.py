@@ -138,7 +138,7 @@ def _capture(name: str, trials: Sequence[Trial]) -> Capture:
         charts=[chart for step in _TRAINING for chart in _training_charts(step, trials)],
         costs=[(trial.recipe, log) for trial in trials for log in trial.logs.values()],
         nearest=_nearest(scored),
-        films=[(trial.recipe, *_film(trial.film)) for trial in trials if trial.film and trial.film.warping_error],
+        films=[(trial.recipe, *_film(trial.film)) for trial in trials if trial.film],
     )
 
 
@@ -158,7 +158,7 @@ def _shot(trial: Trial, view: str) -> Shot | None:
 
 def _film(film: Film) -> tuple[str, str]:
     """The slice as a data URI, and what to know of it."""
-    uri, error = _data_uri(film.slice), tables.number("warping_error", film.warping_error or 0.0)
+    uri, error = _data_uri(film.slice), tables.number("warping_error", film.warping_error)
     height, frames = read_image(film.slice).shape[:2]
     return uri, f"warping error {error}; {frames} frames, {height} pixels high"
 

@@ -24,7 +24,7 @@ from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
 from loupe.sources.checked import in_name_order, inside, numbers, view_name
-from loupe.sources.given import Given, give_as_stored
+from loupe.sources.given import Given, give, turned_upright
 from loupe.undistort import Lens
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def cameras(capture: Path, photos: Sequence[Photo]) -> list[Given]:
     """
     views = _views(capture)
     placed = [(photo, views[photo.name]) for photo in photos if photo.name in views]
-    return [give_as_stored(one.where, photo, one.lens, one.cam_from_world) for photo, one in placed]
+    return [
+        give(one.where, photo, *turned_upright(one.where, photo, one.lens, one.cam_from_world)) for photo, one in placed
+    ]
 
 
 def _model(capture: Path) -> tuple[Path, str] | None:

@@ -60,20 +60,13 @@ def give(
     return Given(photo, over, cam_from_world, bounds, part)
 
 
-def give_as_stored(
-    where: str,
-    photo: Photo,
-    lens: Lens,
-    cam_from_world: Array,
-    bounds: tuple[float, float] | None = None,
-    part: Part | None = None,
-) -> Given:
-    """As `give`, but of a camera for the photo as it lies in its file, whatever its EXIF orientation says.
+def turned_upright(where: str, photo: Photo, lens: Lens, cam_from_world: Array) -> tuple[Lens, Array]:
+    """Lens and pose for the upright photo, of a camera for the photo as it lies in its file, whatever EXIF says.
 
     Ingestion turned the photo upright; the camera is turned about its optical axis with it.
 
     Raises:
-        InputError: as for `give`, or the orientation mirrors the photo, which no camera follows.
+        InputError: the orientation mirrors the photo, which no camera follows; it opens with `where`.
     """
     if photo.orientation not in _QUARTER_TURNS:
         raise InputError(
@@ -82,7 +75,7 @@ def give_as_stored(
         )
     for _ in range(_QUARTER_TURNS[photo.orientation]):
         lens, cam_from_world = lens.turned(), _CLOCKWISE @ cam_from_world
-    return give(where, photo, lens, cam_from_world, bounds, part)
+    return lens, cam_from_world
 
 
 def lens_over(photo: Photo, given: Lens) -> Lens:

@@ -19,7 +19,7 @@ from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo
 from loupe.sources import photos as folder_of_photos
-from loupe.sources.given import Given, give_as_stored
+from loupe.sources.given import Given, give, turned_upright
 from loupe.undistort import Lens
 
 _FILE = "poses_bounds.npy"
@@ -70,4 +70,5 @@ def camera(capture: Path, photo: Photo, row: Array) -> Given:
     pose[:3, :3] = np.stack([right, down, -backwards])
     pose[:3, 3] = -pose[:3, :3] @ position
     lens = Lens(round(width), round(height), focal, focal, width / 2, height / 2)
-    return give_as_stored(str(capture / _FILE), photo, lens, pose, (float(row[15]), float(row[16])))
+    where = str(capture / _FILE)
+    return give(where, photo, *turned_upright(where, photo, lens, pose), (float(row[15]), float(row[16])))

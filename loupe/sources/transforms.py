@@ -34,7 +34,7 @@ import numpy as np
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
 from loupe.sources.checked import in_name_order, inside, numbers, rigid, view_name
-from loupe.sources.given import Given, Part, give_as_stored
+from loupe.sources.given import Given, Part, give, turned_upright
 from loupe.undistort import Lens
 
 # nerfstudio reads the first four as cases of the fifth.
@@ -136,7 +136,8 @@ def _camera(photo: Photo, frame: Frame) -> Given:
     pose = np.eye(4)
     pose[:3, :3] = _OPENCV_FROM_OPENGL @ world_from_cam[:3, :3].T
     pose[:3, 3] = -pose[:3, :3] @ world_from_cam[:3, 3]
-    return give_as_stored(frame.where, photo, _lens(photo, frame), pose, part=frame.part)
+    lens, pose = turned_upright(frame.where, photo, _lens(photo, frame), pose)
+    return give(frame.where, photo, lens, pose, part=frame.part)
 
 
 def _lens(photo: Photo, frame: Frame) -> Lens:
