@@ -95,6 +95,14 @@ def _decode_open(path: Path) -> Decoded:
         return Decoded(pixels, alpha, _focal(exif, *upright.size), _camera(exif), unchanged, orientation)
 
 
+def turned(picture: Pixels, orientation: int) -> Pixels:
+    """A picture as stored, set upright as EXIF says by its `orientation`, 1 to 8."""
+    if orientation >= 5:  # rows are stored as columns
+        picture = picture.swapaxes(0, 1)
+    upside_down, reversed_ = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(picture[:: -1 if upside_down else 1, :: -1 if reversed_ else 1])
+
+
 def is_plain_png(path: Path) -> bool:
     """Whether the file is a PNG of 8-bit RGB (bit depth and colour type of its IHDR chunk)."""
     with open(path, "rb") as file:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loupe.errors import InputError
 
 Pixels = NDArray[np.uint8]
+HALF, WHOLE = 127, 250  # above them, a pixel is in the mask for the most part, or wholly (give or take JPEG)
 
 
 def read_image(path: Path) -> Pixels:
@@ -50,6 +51,15 @@ def write_image(path: Path, picture: Pixels | NDArray[np.uint16], quality: int |
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(encoded.tobytes())
     os.replace(unfinished, path)
+
+
+def composite(picture: Pixels, mask: Pixels, backdrop: tuple[int, int, int]) -> Pixels:
+    """(h, w, 3) where the mask (h, w) is 255, `backdrop` where it is 0, and between them in proportion."""
+    if mask.min() == 255:
+        return picture
+    share = mask[..., None].astype(np.uint16)
+    mixed = picture * share + np.array(backdrop, np.uint16) * (255 - share)
+    return np.asarray((mixed + 127) // 255, np.uint8)
 
 
 def shrink(picture: Pixels, factor: int) -> Pixels:

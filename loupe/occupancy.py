@@ -47,7 +47,8 @@ class CarveConfig(SpaceConfig):
         views: at most so many training views are swept, evenly taken from all.
         slack: see `loupe.sweep.sweep_views`; more keeps more space.
         look_through: a voxel goes if more than this share of the views that can tell look through it.
-        by: what carves: "photos" by comparing them, "masks" by their hull; "auto" takes masks for several frames.
+        by: what carves: "photos" by comparing them, "masks" by their hull; "auto" takes masks for several
+            frames, and where masks cut.
         least: a voxel lives in the hull if so many views see it, and
         agree: so many percent of those have it in their mask.
     """

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from loupe.images import WHOLE
 from loupe.rays import Cameras, Rays
-from loupe.scene import Scene
-from loupe.tiles import Tiles
+from loupe.scene import Level, Scene
+from loupe.tiles import LEVELS, Tiles
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 
@@ -26,11 +27,14 @@ _NARROWEST = 8  # low-resolution pixels
 
 
 class Patch(NamedTuple):
-    """A patch of h x w low-resolution pixels: its rays, row by row, and what the photo shows there, in [0, 1]."""
+    """A patch of h x w low-resolution pixels: its rays, row by row, what the photo shows there, in [0, 1], and where it
+    may be looked at."""
 
     rays: Rays
     low: Float[Tensor, "3 h w"]
     full: Float[Tensor, "3 rh rw"]
+    low_seen: Bool[Tensor, "1 h w"]
+    full_seen: Bool[Tensor, "1 rh rw"]
 
 
 class TrainingPatches:
@@ -38,11 +42,13 @@ class TrainingPatches:
 
     def __init__(self, scene: Scene, tiles: Tiles, side: int) -> None:
         self._ratio = tiles.ratio
-        self._low, self._full = ([tiles.image(name, level) for name in scene.train] for level in ("low", "full"))
+        self._pictures = {level: [tiles.image(name, level) for name in scene.train] for level in LEVELS}
+        looked_at = tiles.mask if scene.masks == "look" else lambda name, level: None
+        self._masks = {level: [looked_at(name, level) for name in scene.train] for level in LEVELS}
         self._cameras = Cameras.stack(scene.cameras(scene.train, "low"))
         self.windows = [
             (view, x, y, width, height)
-            for view, picture in enumerate(self._low)
+            for view, picture in enumerate(self._pictures["low"])
             for (y, height), (x, width) in product(*(_stretches(extent, side) for extent in picture.shape[:2]))
         ]
 
@@ -63,13 +69,20 @@ class TrainingPatches:
         view, x, y, width, height = window
         pixel = torch.arange(width * height)
         rays = self._cameras.rays(torch.full_like(pixel, view), x + pixel % width, y + pixel // width)
-        ratio = self._ratio
-        pictures = (
-            self._low[view][y : y + height, x : x + width],
-            self._full[view][ratio * y : ratio * (y + height), ratio * x : ratio * (x + width)],
-        )
-        low, full = (torch.tensor(pixels).to(device).movedim(-1, 0).float() / 255 for pixels in pictures)
-        return Patch(Rays(*(part.to(device) for part in rays)), low, full)
+        low, low_seen = self._at("low", window, 1, device)
+        full, full_seen = self._at("full", window, self._ratio, device)
+        return Patch(Rays(*(part.to(device) for part in rays)), low, full, low_seen, full_seen)
+
+    def _at(
+        self, level: Level, window: tuple[int, int, int, int, int], scale: int, device: torch.device | str
+    ) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"]]:
+        """The pixels of a window at a level, and where they may be looked at."""
+        view, (x, y, width, height) = window[0], (scale * side for side in window[1:])
+        part = slice(y, y + height), slice(x, x + width)
+        pixels = torch.tensor(self._pictures[level][view][part]).to(device).movedim(-1, 0).float() / 255
+        mask = self._masks[level][view]
+        seen = np.ones((height, width), bool) if mask is None else mask[part] > WHOLE
+        return pixels, torch.from_numpy(seen).to(device)[None]
 
 
 def _stretches(extent: int, side: int) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from pydantic import Field
 from loupe.alike import find_alike, miniature
 from loupe.camera import Array
 from loupe.config import Config
-from loupe.decoding import Decoded, Unusable, decode, is_foreign, is_picture, is_plain_png
+from loupe.decoding import Decoded, Unusable, decode, is_foreign, is_picture, is_plain_png, turned
 from loupe.errors import InputError
 from loupe.images import Pixels, fit, sharpness, shrink, write_image
 from loupe.video import read_frames, sharpest_frames
@@ -63,7 +63,8 @@ class Photo:
         camera: make and model from EXIF, or "".
         sharpness: variance of the Laplacian at 512 pixels on the long side, grey levels in [0, 1]; low is blurred.
         exposure: mean grey level, 0 to 1.
-        mask: foreground mask, from the photo's alpha channel or a file of its own, relative as `file`, or None.
+        mask: its mask, from the photo's alpha channel or a file of its own, relative as `file`, or None.
+        transparent: whether the mask is the photo's alpha channel.
         camera_id, frame: the camera that took it, and when.
         orientation: how the photo lay in its file, from 1 (upright) to 8, as EXIF counts; ingestion turned it upright.
     """
@@ -80,6 +81,7 @@ class Photo:
     sharpness: float
     exposure: float
     mask: str | None = None
+    transparent: bool = False
     camera_id: str = "0"
     frame: int = 0
     orientation: int = 1
@@ -259,11 +261,19 @@ def _decode_stills(shots: Sequence[Shot]) -> Iterator[tuple[Shot, Decoded | Unus
 
 
 def _with_mask(decoded: Decoded, file: Path | None) -> Decoded:
-    """With the mask of a file in the place of the alpha channel; raises `Unusable` for one that does not fit."""
+    """With the mask of a file in the place of the alpha channel; raises `Unusable` for one that does not fit.
+
+    A mask that says nothing of its orientation lies as the photo's pixels are stored, unless it fits the upright photo
+    alone.
+    """
     if file is None:
         return decoded
     try:
-        mask = decode(file).pixels.max(2)
+        own = decode(file)
+        mask = own.pixels.max(2)
+        stored = turned(mask, decoded.orientation)
+        if own.orientation == 1 and stored.shape == decoded.pixels.shape[:2]:
+            mask = stored
     except FileNotFoundError:
         raise Unusable(f"its mask {file.name} is missing") from None
     except Unusable as reason:
@@ -307,6 +317,7 @@ def _store(shot: Shot, decoded: Decoded, factor: int, out: Path) -> tuple[Photo,
         sharpness=round(sharpness(small), 6),
         exposure=round(float(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).mean()) / 255, 4),
         mask=mask,
+        transparent=mask is not None and shot.mask is None,
         camera_id=shot.camera_id,
         frame=shot.frame,
         orientation=decoded.orientation,

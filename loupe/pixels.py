@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from loupe.errors import InputError
+from loupe.images import WHOLE, Pixels
 from loupe.rays import Cameras, Rays
 from loupe.scene import Level, Scene
 from loupe.tiles import Tiles
@@ -18,17 +22,32 @@ if TYPE_CHECKING:
 
 
 class PixelBatch(NamedTuple):
-    """Rays and the photos' colours (n, 3) in [0, 1]."""
+    """Rays and the photos' colours (n, 3) in [0, 1]; where masks cut, how much of each pixel is `covered`, 0 to 1, and
+    not the backdrop."""
 
     rays: Rays
     colours: Float[Tensor, "n 3"]
+    covered: Float[Tensor, " n"] | None = None
+
+    def over(self, colours: Float[Tensor, "n 3"], backdrop: Float[Tensor, " 3"]) -> Float[Tensor, "n 3"]:
+        """The photos' colours with others in the backdrop's place."""
+        if self.covered is None:
+            return self.colours
+        return self.colours + (1 - self.covered)[:, None] * (colours - backdrop)
 
 
 class TrainingPixels:
-    """All pixels of the training views at one level."""
+    """All pixels of the training views at one level, less those where masks say that they are not to be looked at."""
 
     def __init__(self, scene: Scene, tiles: Tiles, level: Level) -> None:
+        """Raises `InputError` if the masks let no pixel be looked at."""
         self._images = [tiles.image(name, level) for name in scene.train]
+        self._masks = [mask for name in scene.train if (mask := tiles.mask(name, level)) is not None]
+        self._use = scene.masks if self._masks else "carve"
+        # Of those drawn, how many may be looked at.
+        self._share = _seen_share(self._masks) if self._use == "look" else 1.0
+        if not self._share:
+            raise InputError(f"{scene.folder}: the masks of the training views let nothing be looked at")
         self._cameras = Cameras.stack(scene.cameras(scene.train, level))
         sizes = [image.shape[0] * image.shape[1] for image in self._images]
         self._start = torch.tensor([0, *np.cumsum(sizes)])
@@ -40,25 +59,47 @@ class TrainingPixels:
         return int(self._start[-1])
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device | str) -> PixelBatch:
-        """`count` pixels, every one as likely as any other, with replacement."""
-        return self.at(torch.randint(self.count, (count,), generator=generator), device)
+        """`count` pixels, every one as likely as any other, with replacement; about as many where masks hide some."""
+        pixel = torch.randint(self.count, (math.ceil(count / self._share),), generator=generator)
+        if self._use == "look":
+            pixel = pixel[torch.from_numpy(_seen(self._read(self._masks, *self._place(pixel))))]
+        return self.at(pixel, device)
 
     def at(self, pixel: Tensor, device: torch.device | str) -> PixelBatch:
         """The pixels (n,) counted through all views, row by row."""
-        view = torch.searchsorted(self._start, pixel, right=True) - 1
-        within, width = pixel - self._start[view], self._width[view]
-        x, y = within % width, within // width
-        rays = self._cameras.rays(view, x, y)
-        colours = self._read(view.numpy(), y.numpy(), x.numpy())
-        return PixelBatch(Rays(*(part.to(device) for part in rays)), colours.to(device).float() / 255)
+        view, x, y = self._place(pixel)
+        rays = Rays(*(part.to(device) for part in self._cameras.rays(view, x, y)))
+        colours = torch.from_numpy(self._read(self._images, view, x, y)).to(device).float() / 255
+        if self._use != "cut":
+            return PixelBatch(rays, colours)
+        covered = torch.from_numpy(self._read(self._masks, view, x, y)).to(device).float() / 255
+        return PixelBatch(rays, colours, covered)
 
     def mean_colour(self) -> Float[Tensor, " 3"]:
         """The mean of every eighth row's pixels, in [0, 1]."""
         return torch.from_numpy(np.mean([image[::8].mean((0, 1)) for image in self._images], 0) / 255).float()
 
-    def _read(self, view: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> Tensor:
-        colours = np.empty((len(view), 3), np.uint8)
-        for index in np.unique(view):
-            mine = view == index
-            colours[mine] = self._images[index][y[mine], x[mine]]
-        return torch.from_numpy(colours)
+    def _place(self, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """View, column and row."""
+        view = torch.searchsorted(self._start, pixel, right=True) - 1
+        within, width = pixel - self._start[view], self._width[view]
+        return view, within % width, within // width
+
+    def _read(self, pictures: Sequence[Pixels], view: Tensor, x: Tensor, y: Tensor) -> Pixels:
+        column, row = x.numpy(), y.numpy()
+        values = np.empty((len(view), *pictures[0].shape[2:]), np.uint8)
+        for index in np.unique(view.numpy()):
+            mine = view.numpy() == index
+            values[mine] = pictures[index][row[mine], column[mine]]
+        return values
+
+
+def _seen_share(masks: Sequence[Pixels]) -> float:
+    """By some 256 rows of each."""
+    counts = [(_seen(rows).sum(), rows.size) for mask in masks for rows in [mask[:: max(1, len(mask) // 256)]]]
+    seen, total = np.sum(counts, 0)
+    return float(seen / total)
+
+
+def _seen(mask: Pixels) -> NDArray[np.bool_]:
+    return mask > WHOLE

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -17,7 +17,7 @@ from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
 from loupe.photos import Photo, Shot
-from loupe.scene import Points, Scene, View
+from loupe.scene import MaskUse, Points, Scene, View
 from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, refine, triangulate
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
@@ -25,6 +25,8 @@ from loupe.undistort import undistort
 
 if TYPE_CHECKING:
     import pycolmap
+
+Level8 = Annotated[int, Field(ge=0, le=255)]
 
 _EVERY = 8
 # Less distortion than this, in pixels, is not worth resampling a picture for.
@@ -65,10 +67,20 @@ class SplitConfig(Config):
 
 
 class SceneConfig(Config):
-    """Section `scene` of a capture: full-resolution pixels per low-resolution pixel (`ratio`), and the `split`."""
+    """Section `scene` of a capture.
+
+    Attributes:
+        ratio: full-resolution pixels per low-resolution pixel.
+        split: which views train and which test.
+        masks: what the photos' masks mean; "auto": they cut where some photo is transparent itself, else what the
+            capture's layout says.
+        backdrop: RGB, 8 bits each, around what masks cut out; white as in the published scores.
+    """
 
     ratio: int = Field(4, ge=1, le=16)
     split: SplitConfig = SplitConfig()
+    masks: Literal["auto"] | MaskUse = "auto"
+    backdrop: tuple[Level8, Level8, Level8] = (255, 255, 255)
 
 
 class Estimate(NamedTuple):
@@ -126,9 +138,26 @@ def estimate_scene(
     if unplaced:
         say(f"{len(unplaced)} of {len(table)} photos not placed: {', '.join(unplaced)}")
     train, test = split_views(given, scene.split)
-    made = Scene(out, views, points, train, test, scene.ratio, source)
+    masks = mask_use(views, table, scene, LAYOUTS[recognise(capture)].masks, say)
+    made = Scene(out, views, points, train, test, scene.ratio, source, masks, scene.backdrop)
     made.save()
     return Estimate(made, unplaced, attempt)
+
+
+def mask_use(
+    views: Sequence[View], photos: Sequence[Photo], config: SceneConfig, usual: MaskUse, say: Callable[[str], None]
+) -> MaskUse:
+    """What the masks mean; raises `InputError` where they are to be used and there are none."""
+    without = [view.name for view in views if not view.mask]
+    if config.masks == "auto":
+        use: MaskUse = "cut" if any(photo.transparent for photo in photos) else usual
+    else:
+        use = config.masks
+        if use != "carve" and len(without) == len(views):
+            raise InputError(f"scene.masks: {use}, but no photo has a mask; leave it at auto, or give masks")
+    if use == "cut" and without:
+        say(f"{len(without)} of {len(views)} views have no mask and count as covered whole: {', '.join(without[:5])}")
+    return use
 
 
 def split_views(given: Sequence[Given], split: SplitConfig) -> tuple[list[str], list[str]]:

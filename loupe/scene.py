@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,15 @@ from safetensors.numpy import load_file, save_file
 
 from loupe.camera import Array, Camera
 from loupe.errors import InputError
-from loupe.images import Pixels, read_image
+from loupe.images import Pixels, composite, read_image
 
 Level = Literal["full", "low"]
-_FORMAT = 1
+MaskUse = Literal["carve", "cut", "look"]
+"""What masks mean. "carve": the subject, for the hull and for methods that model nothing else. "cut": all that there
+is; what lies outside is the backdrop, in every picture. "look": where a picture may be looked at."""
+
+_FORMAT = 2
+_WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +43,7 @@ class View:
         image: the picture's path relative to the scene's folder.
         near, far: z-depths between which the scene lies, in world units, 0 < near < far.
         camera_id, frame: the physical camera and the time index; one of each in a static capture of photos.
-        mask: path of the foreground mask relative to the scene's folder, or None.
+        mask: path of the mask relative to the scene's folder, or None; `MaskUse` says what masks mean.
     """
 
     name: str
@@ -96,6 +101,8 @@ class Scene:
         train, test: view names; disjoint, both non-empty.
         ratio: full-resolution pixels per low-resolution pixel, along each axis.
         source: how the poses came about, for reports (for example "pycolmap incremental", "llff").
+        masks: what the views' masks mean.
+        backdrop: RGB, 8 bits each: what stands around what masks cut out.
     """
 
     folder: Path
@@ -105,6 +112,8 @@ class Scene:
     test: Sequence[str]
     ratio: int
     source: str
+    masks: MaskUse = "carve"
+    backdrop: tuple[int, int, int] = _WHITE
     _by_name: dict[str, View] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +128,8 @@ class Scene:
             raise InputError(f"{self.folder}: views {sorted(both)} are in the training and the test split")
         if missing := (set(self.train) | set(self.test)) - set(self._by_name):
             raise InputError(f"{self.folder}: the split names unknown views {sorted(missing)}")
+        if self.masks not in get_args(MaskUse):
+            raise InputError(f"{self.folder}: masks {self.masks!r} is none of {', '.join(get_args(MaskUse))}")
 
     @property
     def moves(self) -> bool:
@@ -132,15 +143,28 @@ class Scene:
         return self._by_name[name]
 
     def picture(self, name: str) -> Pixels:
-        """The view's picture file, RGB (h, w, 3), at the size of `view(name).camera`.
+        """The view's picture, RGB (h, w, 3), at the size of `view(name).camera`; over the backdrop if masks cut.
 
         Raises:
             InputError: the file is missing, broken, not RGB, or of another size.
         """
         view = self.view(name)
-        path = self.folder / view.image
+        picture = self._read(view.image, (view.camera.height, view.camera.width, 3))
+        mask = self.mask(name) if self.masks == "cut" else None
+        return picture if mask is None else composite(picture, mask, self.backdrop)
+
+    def mask(self, name: str) -> Pixels | None:
+        """The view's mask (h, w), from 0 to 255, at the size of `view(name).camera`; None if it has none.
+
+        Raises:
+            InputError: the file is missing, broken, not of one channel, or of another size.
+        """
+        view = self.view(name)
+        return self._read(view.mask, (view.camera.height, view.camera.width)) if view.mask else None
+
+    def _read(self, file: str, expected: tuple[int, ...]) -> Pixels:
+        path = self.folder / file
         picture = read_image(path)
-        expected = (view.camera.height, view.camera.width, 3)
         if picture.shape != expected:
             raise InputError(f"{path}: shape {picture.shape}, expected {expected}; run estimate_poses again")
         return picture
@@ -162,6 +186,8 @@ class Scene:
             "format": _FORMAT,
             "source": self.source,
             "ratio": self.ratio,
+            "masks": self.masks,
+            "backdrop": list(self.backdrop),
             "train": list(self.train),
             "test": list(self.test),
             "views": [_view_to_json(view) for view in self.views],
@@ -188,6 +214,8 @@ class Scene:
                 test=content["test"],
                 ratio=content["ratio"],
                 source=content["source"],
+                masks=content["masks"],
+                backdrop=tuple(content["backdrop"]),
             )
         except FileNotFoundError:
             raise InputError(

@@ -21,7 +21,7 @@ from loupe.camera import Array
 from loupe.cloud import Cloud
 from loupe.errors import InputError
 from loupe.hull import Grid, Silhouette, Votes, carve_hull, dissenters
-from loupe.images import read_image
+from loupe.images import HALF
 from loupe.occupancy import CarveConfig, Occupancy, grid_shape, without_specks
 from loupe.scene import Scene
 from loupe.space import Space, bounded_space, seen_together
@@ -139,16 +139,13 @@ def _hull(scene: Scene, names: Sequence[str], box: _Box, votes: Votes) -> Grid:
 def _silhouette(scene: Scene, name: str, world_from_frame: Array) -> Silhouette:
     """A view's mask at a moderate size, its camera seen from a box's frame."""
     view = scene.view(name)
-    path = scene.folder / str(view.mask)
-    mask = read_image(path)
-    if mask.shape[:2] != (view.camera.height, view.camera.width):
-        found = f"{mask.shape[1]}x{mask.shape[0]} pixels, its view {view.camera.width}x{view.camera.height}"
-        raise InputError(f"{path}: {found}; run ingest_photos again")
+    mask = scene.mask(name)
+    assert mask is not None, name
     scale = min(1.0, _LONGEST / max(mask.shape))
     width, height = (max(1, round(side * scale)) for side in (view.camera.width, view.camera.height))
     small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
     camera = view.camera.resized(width, height)
-    return Silhouette(small > 127, replace(camera, cam_from_world=camera.cam_from_world @ world_from_frame))
+    return Silhouette(small > HALF, replace(camera, cam_from_world=camera.cam_from_world @ world_from_frame))
 
 
 def _blame(scene: Scene, names: Mapping[int, Sequence[str]], box: _Box) -> str:

@@ -1,20 +1,20 @@
 """Training pixels on disk: decoded once, read at random through the page cache.
 
-A folder holds, for each level (`full`, `low`), one flat uint8 file of all views' RGB rows one after another, and
-`tiles.json`, which says where each view starts and how large it is. A level is read as `np.memmap`, so memory holds
-only the pages in use. Low is the area average of full.
+A folder holds, for each level (`full`, `low`), one flat uint8 file of all views' RGB rows one after another, in a scene
+with masks another one of their masks' rows, and `tiles.json`, which says where each view starts and how large it is. A
+level is read as `np.memmap`, so memory holds only the pages in use. Low is the area average of full.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loupe.errors import InputError
 from loupe.images import Pixels, shrink
@@ -25,9 +25,9 @@ LEVELS: tuple[Level, Level] = ("full", "low")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a view lies in a level's file: first byte, and its height and width in pixels."""
+    """Where a view lies in a level's file: its first pixel, and its height and width in pixels."""
 
-    offset: int
+    first: int
     height: int
     width: int
 
@@ -40,6 +40,7 @@ class Tiles:
         try:
             content = json.loads((folder / "tiles.json").read_text(encoding="utf8"))
             self.ratio: int = content["ratio"]
+            masked: bool = content["masked"]
             self._entries: dict[Level, dict[str, Entry]] = {
                 level: {name: Entry(*values) for name, values in content[level].items()} for level in LEVELS
             }
@@ -49,13 +50,8 @@ class Tiles:
             raise InputError(
                 f"{folder / 'tiles.json'}: not a table of tiles ({error!r}); run cut_tiles again"
             ) from None
-        self._pixels: dict[Level, NDArray[np.uint8]] = {}
-        for level in LEVELS:
-            path = folder / f"{level}.u8"
-            size = sum(entry.height * entry.width * 3 for entry in self._entries[level].values())
-            if not path.is_file() or path.stat().st_size != size:
-                raise InputError(f"{path}: expected {size} bytes; run cut_tiles again")
-            self._pixels[level] = np.memmap(path, np.uint8, "r")
+        self._pixels = {level: self._mapped(folder / f"{level}.u8", level, 3) for level in LEVELS}
+        self._masks = {level: self._mapped(folder / f"{level}.mask.u8", level, 1) for level in LEVELS if masked}
 
     @property
     def names(self) -> list[str]:
@@ -64,35 +60,75 @@ class Tiles:
 
     def image(self, name: str, level: Level) -> Pixels:
         """The view's pixels (h, w, 3), mapped, not read."""
+        return self._of(self._pixels[level], name, level, 3)
+
+    def mask(self, name: str, level: Level) -> Pixels | None:
+        """The view's mask (h, w), 255 where the view has none, mapped, not read; None in a scene without masks."""
+        return self._of(self._masks[level], name, level, 1)[..., 0] if self._masks else None
+
+    def _mapped(self, path: Path, level: Level, channels: int) -> Pixels:
+        """A level's file, (pixels, channels)."""
+        size = channels * sum(entry.height * entry.width for entry in self._entries[level].values())
+        if not path.is_file() or path.stat().st_size != size:
+            raise InputError(f"{path}: expected {size} bytes; run cut_tiles again")
+        return np.memmap(path, np.uint8, "r").reshape(-1, channels)
+
+    def _of(self, pixels: Pixels, name: str, level: Level, channels: int) -> Pixels:
         if name not in self._entries[level]:
             raise InputError(f"view {name!r} is not in the tiles")
         entry = self._entries[level][name]
-        size = entry.height * entry.width * 3
-        return self._pixels[level][entry.offset : entry.offset + size].reshape(entry.height, entry.width, 3)
+        count = entry.height * entry.width
+        return pixels[entry.first : entry.first + count].reshape(entry.height, entry.width, channels)
 
 
-def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int) -> int:
+def write_tiles(
+    folder: Path,
+    pictures: Iterable[tuple[str, Pixels]],
+    ratio: int,
+    mask_of: Callable[[str], Pixels | None] | None = None,
+) -> int:
     """Cut `pictures` (name, RGB (h, w, 3)) into `folder`, which exists; sizes are trimmed to multiples of `ratio`.
 
     Pictures are taken one at a time: memory holds one. Returns how many bytes of pixels were written.
+
+    Args:
+        mask_of: name -> the view's mask (h, w), or None, which counts as covered whole; without it no masks are kept.
 
     Raises:
         InputError: a picture is smaller than `ratio`.
     """
     table: dict[Level, dict[str, list[int]]] = {level: {} for level in LEVELS}
-    offsets = dict.fromkeys(LEVELS, 0)
-    with open(folder / "full.u8", "wb") as full_file, open(folder / "low.u8", "wb") as low_file:
+    first = dict.fromkeys(LEVELS, 0)
+    written = 0
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(open(folder / path, "wb")) for path in _files(mask_of is not None)}
         for name, picture in pictures:
-            height, width = (side // ratio * ratio for side in picture.shape[:2])
-            if not height or not width:
-                raise InputError(f"view {name}: {picture.shape[1]}x{picture.shape[0]} pixels have no 1/{ratio}")
-            full = np.ascontiguousarray(picture[:height, :width])
-            for level, pixels, file in zip(LEVELS, (full, shrink(full, ratio)), (full_file, low_file), strict=True):
-                table[level][name] = [offsets[level], *pixels.shape[:2]]
-                offsets[level] += file.write(pixels.tobytes())
-        for file in (full_file, low_file):
+            for level, pixels in zip(LEVELS, _levels(name, picture, ratio), strict=True):
+                height, width = pixels.shape[:2]
+                table[level][name] = [first[level], height, width]
+                first[level] += height * width
+                written += files[f"{level}.u8"].write(pixels.tobytes())
+            if mask_of:
+                mask = mask_of(name)
+                mask = np.full(picture.shape[:2], 255, np.uint8) if mask is None else mask
+                for level, pixels in zip(LEVELS, _levels(name, mask, ratio), strict=True):
+                    written += files[f"{level}.mask.u8"].write(pixels.tobytes())
+        for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-    content = {"ratio": ratio, "full": table["full"], "low": table["low"]}
+    content = {"ratio": ratio, "masked": mask_of is not None, "full": table["full"], "low": table["low"]}
     (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
-    return sum(offsets.values())
+    return written
+
+
+def _files(masked: bool) -> list[str]:
+    return [f"{level}{kind}.u8" for level in LEVELS for kind in (("", ".mask") if masked else ("",))]
+
+
+def _levels(name: str, picture: Pixels, ratio: int) -> tuple[Pixels, Pixels]:
+    """The picture at full and at low resolution."""
+    height, width = (side // ratio * ratio for side in picture.shape[:2])
+    if not height or not width:
+        raise InputError(f"view {name}: {picture.shape[1]}x{picture.shape[0]} pixels have no 1/{ratio}")
+    full = np.ascontiguousarray(picture[:height, :width])
+    return full, shrink(full, ratio)

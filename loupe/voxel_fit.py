@@ -141,7 +141,7 @@ class VoxelFit:
         self._config = config
         self._field_config = field
         self._pixels = TrainingPixels(setting.scene, setting.tiles, level) if setting.tiles else None
-        self._backdrop = (self._pixels.mean_colour() if self._pixels else torch.zeros(3)).to(setting.device)
+        self._backdrop = self._first_backdrop().to(setting.device)
         self._stage = 0
         self._progress: dict[str, Tensor | float] = {}
 
@@ -190,19 +190,21 @@ class VoxelFit:
         if self._pixels is None:
             raise InputError("nothing can be trained without tiles; run cut_tiles")
         pixels = self._pixels.draw(self._config.rays, generator, self._setting.device)
-        noise = torch.rand(self._config.rays, 3, generator=generator)
+        noise = torch.rand(len(pixels.colours), 3, generator=generator)
         return FitBatch(pixels, noise.to(self._setting.device), float(torch.rand((), generator=generator)))
 
     def losses(self, batch: FitBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
-        """DVGO's terms, weighted. Random noise behind the field leaves it no background to hide a hole in."""
-        rays, photo = batch.pixels
+        """DVGO's terms, weighted. Random noise behind the field leaves it no background to hide a hole in; where masks
+        cut, the noise stands in the photo as well, and the field has to let it through."""
+        rays, photo = batch.pixels.rays, batch.pixels.colours
         count = len(photo)
         hits = self.field.hits(rays)
         self._rendered[hits.cell[hits.weight.detach() > self._config.worth]] = True
         colours = self.field.colours(hits, rays.directions)
         rendered = volume.composite(hits.weight, colours, hits.ray, count) + hits.left[:, None] * batch.noise
         wanted = self._penalties
-        terms = {"colour": losses.colour(rendered, photo)} | ray_terms(self.field, hits, colours, photo, wanted)
+        target = batch.pixels.over(batch.noise, self._backdrop)
+        terms = {"colour": losses.colour(rendered, target)} | ray_terms(self.field, hits, colours, photo, wanted)
         if wanted.tv_density or wanted.tv_feature:
             terms["variation"] = self._variation(batch)
         self._note(hits, terms["colour"])
@@ -237,8 +239,14 @@ class VoxelFit:
         self._rendered = state["rendered"].to(self._setting.device)
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
-        """The view of `camera`, over the training photos' mean colour."""
+        """The view of `camera`, over the scene's backdrop or the training photos' mean colour."""
         return render_field(self.field, camera, self._backdrop, window)
+
+    def _first_backdrop(self) -> Float[Tensor, " 3"]:
+        """What stands behind the field where it is rendered: what masks cut out stands before, or the mean colour."""
+        if self._setting.scene.masks == "cut":
+            return torch.tensor(self._setting.scene.backdrop).float() / 255
+        return self._pixels.mean_colour() if self._pixels else torch.zeros(3)
 
     @property
     def _is_coarse(self) -> bool:

@@ -12,7 +12,7 @@ from loupe.scene import Scene
 from loupe.silhouettes import carve_masks
 from loupe.tiles import Tiles
 
-VERSION = 2
+VERSION = 3
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         log.parameters({"space": config.model_dump()})
         scene = Scene.load(given.scene)
         tiles = Tiles(given.tiles)
-        by_masks = config.by == "masks" or (config.by == "auto" and scene.moves)
+        by_masks = config.by == "masks" or (config.by == "auto" and (scene.moves or scene.masks == "cut"))
         made = carve_masks(scene, tiles, config, log.say) if by_masks else carve_space(scene, tiles, config)
         given.out.mkdir(parents=True, exist_ok=True)
         made.save(given.out)

@@ -9,7 +9,7 @@ from loupe import tracking
 from loupe.scene import Scene
 from loupe.tiles import write_tiles
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -26,7 +26,8 @@ def main() -> None:
         scene = Scene.load(given.scene)
         given.out.mkdir(parents=True, exist_ok=True)
         pictures = ((view.name, scene.picture(view.name)) for view in scene.views)
-        size = write_tiles(given.out, pictures, scene.ratio)
+        masked = any(view.mask for view in scene.views)
+        size = write_tiles(given.out, pictures, scene.ratio, scene.mask if masked else None)
         log.summary({"views": len(scene.views), "bytes": size})
         log.say(f"{len(scene.views)} views, {size / 1e6:.1f} MB")
 

@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.photos import IngestConfig, ingest
 from loupe.sources import LAYOUTS, recognise
 
-VERSION = 3
+VERSION = 4
 
 
 def main() -> None:

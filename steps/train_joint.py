@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import checkpoint, tracking
 from loupe.trial import Model, load_setting, read_recipe, sample, train_phase
 
-VERSION = 2
+VERSION = 3
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from loupe.errors import InputError
 from loupe.images import read_image
@@ -141,6 +141,7 @@ def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
     save(tmp_path / "in" / "b.png", np.concatenate([smooth(), np.full_like(alpha, 255)], 2))
     made, out, _ = run(tmp_path / "in", shrink=2)
     assert made.photos[0].mask == "masks/a.png"
+    assert [photo.transparent for photo in made.photos[:2]] == [True, False]
     mask = read_image(out / "masks" / "a.png")
     assert mask.shape == (20, 32)
     assert mask.mean() == alpha.mean()
@@ -165,6 +166,33 @@ def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert kept.shape == (20, 32)
     assert (kept[:, :16] == 255).all()
     assert not kept[:, 16:].any()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("lies", ["as stored", "upright", "as stored, and says so"])
+def test_a_mask_is_turned_with_its_photo(tmp_path: Path, orientation: int, lies: str) -> None:
+    """Pillow's own turning is the second route."""
+    upright = np.zeros((40, 64), np.uint8)
+    upright[5:12, 30:60] = 255
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    other = Image.new("L", (1, 1)).getexif()
+    other[0x0112] = back
+
+    def laid(pixels: np.ndarray) -> np.ndarray:
+        flat = Image.fromarray(pixels)
+        flat.getexif()[0x0112] = back
+        return np.asarray(ImageOps.exif_transpose(flat))
+
+    files = [save(tmp_path / "in" / f"{name}.png", laid(smooth()), exif=exif(orientation)) for name in "abc"]
+    how = {"exif": exif(orientation)} if lies == "as stored, and says so" else {}
+    own = save(tmp_path / "mask.png", upright if lies == "upright" else laid(upright), **how)
+    (tmp_path / "out").mkdir()
+    made = ingest([Shot(path.stem, path, mask=own) for path in files], IngestConfig(), tmp_path / "out", print)
+    kept = read_image(tmp_path / "out" / str(made.photos[0].mask))
+    # Nothing says that a mask is upright where it would fit either way.
+    ambiguous = lies == "upright" and orientation in (2, 3, 4)
+    assert np.array_equal(kept, laid(upright) if ambiguous else upright)
+    assert not made.photos[0].transparent
 
 
 @pytest.mark.parametrize(

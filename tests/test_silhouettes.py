@@ -110,7 +110,9 @@ def test_a_mask_that_does_not_fit_or_is_gone_is_named(tmp_path: Path) -> None:
     scene, tiles = shoot(tmp_path)
     path = tmp_path / "masks/5_3.png"
     write_image(path, np.full((9, 8), 255, np.uint8))
-    with pytest.raises(InputError, match=rf"^{path}: 8x9 pixels, its view {SIZE[0]}x{SIZE[1]}; run ingest_photos"):
+    with pytest.raises(
+        InputError, match=rf"^{path}: shape \(9, 8\), expected \({SIZE[1]}, {SIZE[0]}\); run estimate_poses"
+    ):
         carve_masks(scene, tiles, CONFIG, print)
     path.unlink()
     with pytest.raises(InputError, match=rf"^{path}: cannot be read"):

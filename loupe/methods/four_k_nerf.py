@@ -196,8 +196,13 @@ class FourKNerf:
         hits = self.field.hits(rays)
         made = composite_hits(self.field, hits, rays.directions, self._backdrop, self.reduce)
         rows = torch.cat([made.colour, made.seen, rays.directions], -1)
-        pairs = [(self._decode(maps), photos) for maps, photos in _by_size(rows, batch)]
-        low = torch.cat([patch.low.flatten(1).T for patch in batch])
+        # What masks hide is black in both, and the same as the field made it at low resolution.
+        pairs = [
+            (torch.where(seen, self._decode(maps), 0), torch.where(seen, photos, 0))
+            for maps, photos, seen in _by_size(rows, batch)
+        ]
+        low_seen = torch.cat([patch.low_seen.flatten(1).T for patch in batch])
+        low = torch.where(low_seen, torch.cat([patch.low.flatten(1).T for patch in batch]), made.colour.detach())
         terms = self._field_terms(hits, made, low)
         terms |= _mean_terms(pairs, self._picture_terms)
         self._psnr = -10 * _mean_terms(pairs, _squared_error)["error"].log10()
@@ -319,8 +324,9 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _by_size(rows: Float[Tensor, "n c"], batch: Sequence[Patch]) -> list[Pair]:
-    """The rays' rows as maps (b, c, h, w) and the photos (b, 3, rh, rw), patches of one size together."""
+def _by_size(rows: Float[Tensor, "n c"], batch: Sequence[Patch]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The rays' rows as maps (b, c, h, w), the photos (b, 3, rh, rw) and where they may be looked at (b, 1, rh, rw),
+    patches of one size together."""
     maps = torch.split(rows, [patch.low[0].numel() for patch in batch])
     sizes = list(dict.fromkeys(patch.low.shape[1:] for patch in batch))
     groups = [[index for index, patch in enumerate(batch) if patch.low.shape[1:] == size] for size in sizes]
@@ -328,6 +334,7 @@ def _by_size(rows: Float[Tensor, "n c"], batch: Sequence[Patch]) -> list[Pair]:
         (
             torch.stack([maps[index].T.reshape(-1, *size) for index in group]),
             torch.stack([batch[index].full for index in group]),
+            torch.stack([batch[index].full_seen for index in group]),
         )
         for size, group in zip(sizes, groups, strict=True)
     ]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
+from loupe.scene import MaskUse
 from loupe.sources import (
     blendedmvs,
     colmap,
@@ -35,11 +36,13 @@ class Layout(NamedTuple):
         recognises: whether a capture has it.
         shots: the capture's photos, in the order of their names; raises `InputError` where there are none.
         cameras: the cameras that the capture gives for the ingested photos; None where they must be estimated.
+        masks: what masks mean in it (`loupe.scene.MaskUse`).
     """
 
     recognises: Callable[[Path], bool]
     shots: Callable[[Path], list[Shot]]
     cameras: Callable[[Path, Sequence[Photo]], list[Given]] | None
+    masks: MaskUse = "carve"
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -47,7 +50,7 @@ LAYOUTS: dict[str, Layout] = {
     "llff": Layout(llff.recognises, photos.shots, llff.cameras),
     "nerf_synthetic": Layout(nerf_synthetic.recognises, nerf_synthetic.shots, nerf_synthetic.cameras),
     # Before the COLMAP model that nerfstudio makes its file of, and keeps in the same folder.
-    "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras),
+    "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras, "look"),
     "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
     "video": Layout(video.recognises, video.shots, None),
     "idr": Layout(idr.recognises, idr.shots, idr.cameras),
