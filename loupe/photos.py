@@ -42,11 +42,14 @@ class IngestConfig(Config):
         shrink: photos are shrunk by this whole factor, averaging areas; that is the input scale.
         frames: of a video through a scene that holds still: so many, the sharpest of as many equal stretches.
         every: of a scene that moves: each n-th frame.
+        seal: above 1, the photos are handed on shrunk by this factor once more, and what they would be without it is
+            sealed: the reference that scoring alone opens.
     """
 
     shrink: int = Field(1, ge=1, le=64)
     frames: int = Field(120, ge=MIN_PHOTOS)
     every: int = Field(1, ge=1)
+    seal: int = Field(1, ge=1, le=16)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Photo:
         width, height: its size.
         source_width, source_height: the upright photo's size before shrinking.
         shrink: the factor between them; rows and columns beyond a multiple of it were cut off at the end.
+        seal: the sealed reference of the same name is larger by this factor; 1: there is none.
         focal: focal length in pixels of the picture, from the EXIF 35 mm equivalent, or None.
         camera: make and model from EXIF, or "".
         sharpness: variance of the Laplacian at 512 pixels on the long side, grey levels in [0, 1]; low is blurred.
@@ -85,6 +89,7 @@ class Photo:
     camera_id: str = "0"
     frame: int = 0
     orientation: int = 1
+    seal: int = 1
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -154,12 +159,19 @@ def check_view_name(name: str, where: str) -> None:
         )
 
 
-def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable[[str], None]) -> Ingested:
+def ingest(
+    shots: Sequence[Shot],
+    config: IngestConfig,
+    out: Path,
+    say: Callable[[str], None],
+    reference: Path | None = None,
+) -> Ingested:
     """Turn photos into upright 8-bit RGB pictures in `out`, which exists, one at a time, and write `photos.json`.
 
     Of videos and of scenes that move, frames are taken as `config` says. A JPEG or PNG in which nothing has to change
     is copied byte for byte; anything else becomes a PNG. An alpha channel becomes a mask, unless the photo has one of
-    its own. A photo that cannot be used is left out and named; photos that look the same are named and kept.
+    its own. A photo that cannot be used is left out and named; photos that look the same are named and kept. With
+    `config.seal`, what is sealed goes into `reference`, which exists.
 
     Raises:
         InputError: two photos share a name but for case or suffix, fewer than three are usable, or a video is none.
@@ -177,7 +189,9 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
             if isinstance(decoded, Unusable):
                 raise decoded
             decoded = _with_mask(decoded, shot.mask)
-            photo, thumbnail = _store(shot, decoded, config.shrink, out)
+            photo, thumbnail = _store(shot, decoded, config, out)
+            if reference is not None:
+                _seal(shot, decoded, config, reference)
         except Unusable as reason:
             left_out[str(shot)] = str(reason)
             say(f"{shot} left out: {reason}")
@@ -286,12 +300,13 @@ def _with_mask(decoded: Decoded, file: Path | None) -> Decoded:
     return decoded._replace(alpha=mask)
 
 
-def _store(shot: Shot, decoded: Decoded, factor: int, out: Path) -> tuple[Photo, Pixels]:
+def _store(shot: Shot, decoded: Decoded, config: IngestConfig, out: Path) -> tuple[Photo, Pixels]:
     """Write the picture and its mask; returns the table's row and a thumbnail."""
+    factor = config.shrink * config.seal
     source_height, source_width = decoded.pixels.shape[:2]
     if min(source_height, source_width) < factor:
         raise Unusable(f"{source_width}x{source_height} pixels cannot be shrunk by {factor}")
-    pixels = _shrunk(decoded.pixels, factor)
+    pixels = _colours(shot, decoded, factor)
     if decoded.unchanged and factor == 1:
         file = shot.name + (".png" if is_plain_png(shot.file) else ".jpg")
         shutil.copyfile(shot.file, out / file)
@@ -321,8 +336,34 @@ def _store(shot: Shot, decoded: Decoded, factor: int, out: Path) -> tuple[Photo,
         camera_id=shot.camera_id,
         frame=shot.frame,
         orientation=decoded.orientation,
+        seal=config.seal,
     )
     return photo, fit(small, 160)
+
+
+def _seal(shot: Shot, decoded: Decoded, config: IngestConfig, reference: Path) -> None:
+    """Write what the photo would be if nothing were sealed, its mask as alpha."""
+    whole = config.shrink * config.seal
+    height, width = (side // whole * config.seal for side in decoded.pixels.shape[:2])
+    parts = [_colours(shot, decoded, config.shrink)]
+    if decoded.alpha is not None:
+        parts.append(_shrunk(decoded.alpha, config.shrink)[..., None])
+    write_image(reference / f"{shot.name}.png", np.ascontiguousarray(np.concatenate(parts, 2)[:height, :width]))
+
+
+def _colours(shot: Shot, decoded: Decoded, factor: int) -> Pixels:
+    """The photo's pixels, shrunk; of a transparent photo, what does not show does not count."""
+    pixels = _shrunk(decoded.pixels, factor)
+    if factor == 1 or decoded.alpha is None or shot.mask is not None:
+        return pixels
+    height, width = (side * factor for side in pixels.shape[:2])
+    shows = decoded.alpha[:height, :width, None].astype(np.float32)
+    visible, share = (
+        cv2.resize(part, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
+        for part in (decoded.pixels[:height, :width] * shows, shows)
+    )
+    mean = visible / np.maximum(share, 1e-6)[..., None]
+    return np.where(share[..., None] > 0, np.rint(mean), pixels).astype(np.uint8)
 
 
 def _shrunk(pixels: Pixels, factor: int) -> Pixels:

@@ -139,9 +139,18 @@ def estimate_scene(
         say(f"{len(unplaced)} of {len(table)} photos not placed: {', '.join(unplaced)}")
     train, test = split_views(given, scene.split)
     masks = mask_use(views, table, scene, LAYOUTS[recognise(capture)].masks, say)
-    made = Scene(out, views, points, train, test, scene.ratio, source, masks, scene.backdrop)
+    sealed = _is_sealed(table, scene.ratio)
+    made = Scene(out, views, points, train, test, scene.ratio, source, masks, scene.backdrop, sealed)
     made.save()
     return Estimate(made, unplaced, attempt)
+
+
+def _is_sealed(photos: Sequence[Photo], ratio: int) -> bool:
+    """Whether a reference is sealed; raises `InputError` where it is not that of the ratio."""
+    seal = photos[0].seal
+    if seal > 1 and seal != ratio:
+        raise InputError(f"scene.ratio: {ratio}, but ingest.seal is {seal}; they must be the same")
+    return seal > 1
 
 
 def mask_use(
@@ -366,7 +375,7 @@ def _view(one: Given, bounds: tuple[float, float] | None, folder: Path, out: Pat
         (out / "masks").mkdir(exist_ok=True)
         mask = f"masks/{photo.name}.png"
         write_image(out / mask, undistort(read_image(folder / photo.mask), lens, camera))
-    return replace(plain, camera=camera, image=image, mask=mask)
+    return replace(plain, camera=camera, image=image, mask=mask, lens=tuple(lens))
 
 
 def _depths(pose: Array, points: Array) -> Array:

@@ -2,7 +2,8 @@
 
 The poses are kept as the source gave them: methods choose their own frame (`loupe.space`), so an export lines up with
 the user's own reconstruction. `full` is the target resolution; `low` is 1 / `ratio` of it by area averaging. A size
-that is no multiple of `ratio` loses its last rows and columns at both.
+that is no multiple of `ratio` loses its last rows and columns at both. In a *sealed* scene the pictures are the low
+resolution themselves; what they would be at full resolution lies apart, and is read by `loupe.truth` alone.
 
 On disk: `scene.json`, `points.safetensors`, and `images/` where pixels had to be resampled.
 """
@@ -44,6 +45,7 @@ class View:
         near, far: z-depths between which the scene lies, in world units, 0 < near < far.
         camera_id, frame: the physical camera and the time index; one of each in a static capture of photos.
         mask: path of the mask relative to the scene's folder, or None; `MaskUse` says what masks mean.
+        lens: of a picture that was resampled, the numbers of the `loupe.undistort.Lens` that bent it; else None.
     """
 
     name: str
@@ -54,6 +56,7 @@ class View:
     camera_id: str = "0"
     frame: int = 0
     mask: str | None = None
+    lens: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far < np.inf:
@@ -103,6 +106,7 @@ class Scene:
         source: how the poses came about, for reports (for example "pycolmap incremental", "llff").
         masks: what the views' masks mean.
         backdrop: RGB, 8 bits each: what stands around what masks cut out.
+        sealed: whether the pictures are the low resolution.
     """
 
     folder: Path
@@ -114,6 +118,7 @@ class Scene:
     source: str
     masks: MaskUse = "carve"
     backdrop: tuple[int, int, int] = _WHITE
+    sealed: bool = False
     _by_name: dict[str, View] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +177,8 @@ class Scene:
     def camera(self, name: str, level: Level) -> Camera:
         """The view's camera at the `full` or `low` resolution."""
         camera = self.view(name).camera
+        if self.sealed:
+            return camera if level == "low" else camera.resized(camera.width * self.ratio, camera.height * self.ratio)
         width, height = camera.width // self.ratio, camera.height // self.ratio
         full = camera.cropped(0, 0, width * self.ratio, height * self.ratio)
         return full if level == "full" else full.resized(width, height)
@@ -188,6 +195,7 @@ class Scene:
             "ratio": self.ratio,
             "masks": self.masks,
             "backdrop": list(self.backdrop),
+            "sealed": self.sealed,
             "train": list(self.train),
             "test": list(self.test),
             "views": [_view_to_json(view) for view in self.views],
@@ -216,6 +224,7 @@ class Scene:
                 source=content["source"],
                 masks=content["masks"],
                 backdrop=tuple(content["backdrop"]),
+                sealed=content["sealed"],
             )
         except FileNotFoundError:
             raise InputError(
@@ -229,12 +238,13 @@ class Scene:
 
 def _view_to_json(view: View) -> dict[str, Any]:
     values: dict[str, Any] = {key: getattr(view, key) for key in ("name", "image", "near", "far", "camera_id", "frame")}
-    return values | {"mask": view.mask, "camera": view.camera.to_json()}
+    return values | {"mask": view.mask, "lens": view.lens and list(view.lens), "camera": view.camera.to_json()}
 
 
 def _view_from_json(values: dict[str, Any], path: Path) -> View:
     try:
-        return View(**(values | {"camera": Camera.from_json(values["camera"])}))
+        lens = values["lens"] and tuple(values["lens"])
+        return View(**(values | {"camera": Camera.from_json(values["camera"]), "lens": lens}))
     except InputError as error:
         raise InputError(f"{path}: {values.get('name')}: {error}; run estimate_poses again") from None
 

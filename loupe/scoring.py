@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import Pixels, detailed_windows, read_image, shrink, write_image
 from loupe.scene import Scene
+from loupe.truth import true_picture
 
 ScoreName = Literal["psnr", "ssim", "lpips_alex", "lpips_vgg", "niqe"]
 Score = Callable[[Pixels, Pixels], float]
@@ -53,7 +54,13 @@ class ScoreConfig(Config):
 
 
 def score_renders(
-    renders: Path, scene: Scene, config: ScoreConfig, weights_folder: Path, out: Path, say: Callable[[str], None]
+    renders: Path,
+    scene: Scene,
+    reference: Path,
+    config: ScoreConfig,
+    weights_folder: Path,
+    out: Path,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Score `renders/test/<view>.png` of every test view; write pictures into `out`, which exists.
 
@@ -67,17 +74,18 @@ def score_renders(
     for name, reason in left_out.items():
         say(f"{name} is left out: {reason}")
     (out / "pictures").mkdir(exist_ok=True)
-    colour, nearest = _mean_colour(scene), _nearest_views(scene)
+    truth = partial(true_picture, scene, reference=reference)
+    colour, nearest = _mean_colour(map(truth, scene.train)), _nearest_views(scene)
     if nearest is None:
         say("the baseline nearest_view is left out: a test view has the size of no training view")
     tables: dict[str, dict[str, Values]] = {}
     pictures, sizes = {}, {}
     for view, file in files.items():
-        true = _photo(scene, view)
+        true = truth(view)
         rendered = _read_render(file, view, true)
         candidates = {"render": rendered, **_baselines(true, colour, scene.ratio)}
         if nearest is not None:
-            candidates["nearest_view"] = _photo(scene, nearest[view])
+            candidates["nearest_view"] = truth(nearest[view])
         for row, candidate in candidates.items():
             tables.setdefault(row, {})[view] = {name: score(candidate, true) for name, score in scores.items()}
         blind = {name: score for name, score in scores.items() if name in _WITHOUT_TRUTH}
@@ -164,11 +172,6 @@ def _read_render(file: Path, view: str, true: Pixels) -> Pixels:
     return rendered
 
 
-def _photo(scene: Scene, view: str) -> Pixels:
-    camera = scene.camera(view, "full")
-    return np.ascontiguousarray(scene.picture(view)[: camera.height, : camera.width])
-
-
 def _baselines(true: Pixels, colour: Pixels, ratio: int) -> dict[str, Pixels]:
     """Pictures that cost nothing: the mean colour, and an oracle's, which saw the view: the true low-resolution photo
     enlarged. It shows what lost detail alone scores, with every edge in its place."""
@@ -205,11 +208,10 @@ def nearest_view(scene: Scene, view: str) -> str | None:
     return min(alike, key=distance, default=None)
 
 
-def _mean_colour(scene: Scene) -> Pixels:
-    """Of all pixels of the training views."""
+def _mean_colour(photos: Iterable[Pixels]) -> Pixels:
+    """Of all pixels of the photos."""
     total, pixels = np.zeros(3), 0
-    for name in scene.train:
-        photo = _photo(scene, name)
+    for photo in photos:
         count = photo.shape[0] * photo.shape[1]
         total, pixels = total + np.array(cv2.mean(photo)[:3]) * count, pixels + count
     return np.asarray(np.rint(total / pixels), np.uint8)

@@ -2,14 +2,15 @@
 
 A folder holds, for each level (`full`, `low`), one flat uint8 file of all views' RGB rows one after another, in a scene
 with masks another one of their masks' rows, and `tiles.json`, which says where each view starts and how large it is. A
-level is read as `np.memmap`, so memory holds only the pages in use. Low is the area average of full.
+level is read as `np.memmap`, so memory holds only the pages in use. Low is the area average of full. Of a sealed scene
+there is no full level.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,9 @@ class Tiles:
             self.ratio: int = content["ratio"]
             masked: bool = content["masked"]
             self._entries: dict[Level, dict[str, Entry]] = {
-                level: {name: Entry(*values) for name, values in content[level].items()} for level in LEVELS
+                level: {name: Entry(*values) for name, values in content["views"][level].items()}
+                for level in LEVELS
+                if level in content["views"]
             }
         except FileNotFoundError:
             raise InputError(f"{folder / 'tiles.json'}: no such file; run cut_tiles first") from None
@@ -50,21 +53,22 @@ class Tiles:
             raise InputError(
                 f"{folder / 'tiles.json'}: not a table of tiles ({error!r}); run cut_tiles again"
             ) from None
-        self._pixels = {level: self._mapped(folder / f"{level}.u8", level, 3) for level in LEVELS}
-        self._masks = {level: self._mapped(folder / f"{level}.mask.u8", level, 1) for level in LEVELS if masked}
+        self._folder = folder
+        self._pixels = {level: self._mapped(folder / f"{level}.u8", level, 3) for level in self._entries}
+        self._masks = {level: self._mapped(folder / f"{level}.mask.u8", level, 1) for level in self._entries if masked}
 
     @property
     def names(self) -> list[str]:
         """The views, in the scene's order."""
-        return list(self._entries["full"])
+        return list(self._entries["low"])
 
     def image(self, name: str, level: Level) -> Pixels:
-        """The view's pixels (h, w, 3), mapped, not read."""
-        return self._of(self._pixels[level], name, level, 3)
+        """The view's pixels (h, w, 3), mapped, not read; raises `InputError` if there is no such view or level."""
+        return self._of(self._pixels, name, level, 3)
 
     def mask(self, name: str, level: Level) -> Pixels | None:
         """The view's mask (h, w), 255 where the view has none, mapped, not read; None in a scene without masks."""
-        return self._of(self._masks[level], name, level, 1)[..., 0] if self._masks else None
+        return self._of(self._masks, name, level, 1)[..., 0] if self._masks else None
 
     def _mapped(self, path: Path, level: Level, channels: int) -> Pixels:
         """A level's file, (pixels, channels)."""
@@ -73,12 +77,14 @@ class Tiles:
             raise InputError(f"{path}: expected {size} bytes; run cut_tiles again")
         return np.memmap(path, np.uint8, "r").reshape(-1, channels)
 
-    def _of(self, pixels: Pixels, name: str, level: Level, channels: int) -> Pixels:
+    def _of(self, pixels: dict[Level, Pixels], name: str, level: Level, channels: int) -> Pixels:
+        if level not in self._entries:
+            raise InputError(f"{self._folder}: the {level} resolution is sealed: nothing may be trained on it")
         if name not in self._entries[level]:
             raise InputError(f"view {name!r} is not in the tiles")
         entry = self._entries[level][name]
         count = entry.height * entry.width
-        return pixels[entry.first : entry.first + count].reshape(entry.height, entry.width, channels)
+        return pixels[level][entry.first : entry.first + count].reshape(entry.height, entry.width, channels)
 
 
 def write_tiles(
@@ -86,6 +92,7 @@ def write_tiles(
     pictures: Iterable[tuple[str, Pixels]],
     ratio: int,
     mask_of: Callable[[str], Pixels | None] | None = None,
+    sealed: bool = False,
 ) -> int:
     """Cut `pictures` (name, RGB (h, w, 3)) into `folder`, which exists; sizes are trimmed to multiples of `ratio`.
 
@@ -93,17 +100,20 @@ def write_tiles(
 
     Args:
         mask_of: name -> the view's mask (h, w), or None, which counts as covered whole; without it no masks are kept.
+        sealed: whether the pictures are the low level.
 
     Raises:
         InputError: a picture is smaller than `ratio`.
     """
-    table: dict[Level, dict[str, list[int]]] = {level: {} for level in LEVELS}
-    first = dict.fromkeys(LEVELS, 0)
+    levels = LEVELS[1:] if sealed else LEVELS
+    table: dict[Level, dict[str, list[int]]] = {level: {} for level in levels}
+    first = dict.fromkeys(levels, 0)
     written = 0
     with ExitStack() as stack:
-        files = {path: stack.enter_context(open(folder / path, "wb")) for path in _files(mask_of is not None)}
+        names = [f"{level}{kind}.u8" for level in levels for kind in (("", ".mask") if mask_of else ("",))]
+        files = {name: stack.enter_context(open(folder / name, "wb")) for name in names}
         for name, picture in pictures:
-            for level, pixels in zip(LEVELS, _levels(name, picture, ratio), strict=True):
+            for level, pixels in _cut(name, picture, levels, ratio):
                 height, width = pixels.shape[:2]
                 table[level][name] = [first[level], height, width]
                 first[level] += height * width
@@ -111,24 +121,22 @@ def write_tiles(
             if mask_of:
                 mask = mask_of(name)
                 mask = np.full(picture.shape[:2], 255, np.uint8) if mask is None else mask
-                for level, pixels in zip(LEVELS, _levels(name, mask, ratio), strict=True):
+                for level, pixels in _cut(name, mask, levels, ratio):
                     written += files[f"{level}.mask.u8"].write(pixels.tobytes())
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-    content = {"ratio": ratio, "masked": mask_of is not None, "full": table["full"], "low": table["low"]}
+    content = {"ratio": ratio, "masked": mask_of is not None, "views": table}
     (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
     return written
 
 
-def _files(masked: bool) -> list[str]:
-    return [f"{level}{kind}.u8" for level in LEVELS for kind in (("", ".mask") if masked else ("",))]
-
-
-def _levels(name: str, picture: Pixels, ratio: int) -> tuple[Pixels, Pixels]:
-    """The picture at full and at low resolution."""
+def _cut(name: str, picture: Pixels, levels: Sequence[Level], ratio: int) -> list[tuple[Level, Pixels]]:
+    """The picture at each level; at the only one, as it is."""
+    if len(levels) == 1:
+        return [(levels[0], np.ascontiguousarray(picture))]
     height, width = (side // ratio * ratio for side in picture.shape[:2])
     if not height or not width:
         raise InputError(f"view {name}: {picture.shape[1]}x{picture.shape[0]} pixels have no 1/{ratio}")
     full = np.ascontiguousarray(picture[:height, :width])
-    return full, shrink(full, ratio)
+    return list(zip(levels, (full, shrink(full, ratio)), strict=True))

@@ -27,7 +27,7 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         pictures = ((view.name, scene.picture(view.name)) for view in scene.views)
         masked = any(view.mask for view in scene.views)
-        size = write_tiles(given.out, pictures, scene.ratio, scene.mask if masked else None)
+        size = write_tiles(given.out, pictures, scene.ratio, scene.mask if masked else None, scene.sealed)
         log.summary({"views": len(scene.views), "bytes": size})
         log.say(f"{len(scene.views)} views, {size / 1e6:.1f} MB")
 

@@ -20,6 +20,7 @@ def main() -> None:
         ("--capture", "folder of photos; never written to"),
         ("--config", "the capture's configuration (YAML)"),
         ("--out", "folder for the pictures"),
+        ("--reference", "folder for what is sealed; empty if nothing is"),
         ("--log", "folder for the log"),
     ):
         parser.add_argument(option, type=Path, required=True, help=meaning)
@@ -30,7 +31,8 @@ def main() -> None:
         log.parameters({"ingest": config.model_dump()})
         shots = LAYOUTS[recognise(given.capture)].shots(given.capture)
         given.out.mkdir(parents=True, exist_ok=True)
-        made = ingest(shots, config, given.out, log.say)
+        given.reference.mkdir(parents=True, exist_ok=True)
+        made = ingest(shots, config, given.out, log.say, given.reference if config.seal > 1 else None)
         log.picture("photos", made.contact_sheet)
         log.summary({"photos": len(made.photos), "left_out": len(made.left_out), "alike": len(made.alike)})
         log.say(f"{len(made.photos)} photos, {len(made.left_out)} left out")

@@ -19,6 +19,7 @@ def main() -> None:
     for option, meaning in (
         ("--renders", "what render_views made"),
         ("--scene", "what estimate_poses made"),
+        ("--reference", "what ingest_photos sealed"),
         ("--config", "the pipeline's configuration (YAML)"),
         ("--weights", "folder of weights that the user brought"),
         ("--out", "folder for the scores, <capture>/<recipe>/scores"),
@@ -32,7 +33,7 @@ def main() -> None:
         config = read_section(given.config, "score", ScoreConfig)
         scene = Scene.load(given.scene)
         given.out.mkdir(parents=True, exist_ok=True)
-        content = score_renders(given.renders, scene, config, given.weights, given.out, log.say)
+        content = score_renders(given.renders, scene, given.reference, config, given.weights, given.out, log.say)
         save_scores(given.out, capture, recipe, content)
         log.summary(content["mean"])
 

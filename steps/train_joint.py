@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from loupe import checkpoint, tracking
+from loupe.scene import Level
 from loupe.trial import Model, load_setting, read_recipe, sample, train_phase
 
 VERSION = 3
@@ -37,10 +38,11 @@ def main() -> None:
             "joint", recipe, setting, resume=given.resume, inputs=log.inputs, report=log.progress, encoder=encoder
         )
         model.save(given.out)
-        picture, psnr = sample(model, setting, "full")
+        level: Level = "low" if setting.scene.sealed else "full"
+        picture, psnr = sample(model, setting, level)
         log.picture("sample", picture)
         log.summary({"psnr": psnr})
-        log.say(f"first test view: PSNR {psnr:.2f} dB at full resolution")
+        log.say(f"first test view: PSNR {psnr:.2f} dB at {level} resolution")
         checkpoint.clear(given.resume)
 
 

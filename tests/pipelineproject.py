@@ -85,7 +85,7 @@ def spoil(project: Pipeline, stage: str, views: list[str]) -> None:
         path = folder / f"{level}.u8"
         pixels = np.fromfile(path, np.uint8)
         for view in views:
-            start, count = table[level][view][0], tiles.image(view, level).size
+            start, count = 3 * table["views"][level][view][0], tiles.image(view, level).size
             pixels[start : start + count] = random.integers(0, 256, count, np.uint8)
         path.unlink()  # a link into DVC's cache
         pixels.tofile(path)

@@ -503,7 +503,7 @@ def test_the_step_counts_photos_that_look_the_same(tmp_path: Path) -> None:
     for name in "abc":
         save(tmp_path / "in" / f"{name}.png", smooth())
     (tmp_path / "x.yaml").write_text("ingest: {}\n")
-    given = {"capture": "in", "config": "x.yaml", "out": "out", "log": "log"}
+    given = {"capture": "in", "config": "x.yaml", "out": "out", "reference": "ref", "log": "log"}
     options = [word for name, path in given.items() for word in (f"--{name}", path)]
     subprocess.run([sys.executable, str(ROOT / "steps/ingest_photos.py"), *options], cwd=tmp_path, check=True)
     facts = json.loads((tmp_path / "log/run.json").read_text())

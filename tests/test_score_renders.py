@@ -58,7 +58,9 @@ def score(scene: Scene, config: ScoreConfig = PLAIN, said: list[str] | None = No
     out = scene.folder.parent / "scores"
     out.mkdir(exist_ok=True)
     say = (said if said is not None else []).append
-    return score_renders(scene.folder.parent / "renders", scene, config, scene.folder.parent / "weights", out, say)
+    return score_renders(
+        scene.folder.parent / "renders", scene, Path(), config, scene.folder.parent / "weights", out, say
+    )
 
 
 def test_scores_are_those_of_the_cropped_photos(scene: Scene) -> None:
@@ -194,6 +196,7 @@ def test_the_step_writes_scores_and_exits_with_2_on_bad_input(scene: Scene) -> N
         "config": config,
         "weights": root / "weights",
         "out": trial / "scores",
+        "reference": trial / "none",
         "log": trial / "log" / "score_renders",
     }
     command = [sys.executable, str(root / "steps" / "score_renders.py")]

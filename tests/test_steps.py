@@ -97,7 +97,8 @@ def try_step(run: Run) -> Run:
     """Runs a step by name with the given options; its product and its log go to folders of their own."""
 
     def try_with(step: str, **options: object) -> Done:
-        options = {"out": "tried/out", "log": "tried/log"} | options
+        sealed = {"reference": "tried/reference"} if step in ("ingest_photos", "score_renders") else {}
+        options = {"out": "tried/out", "log": "tried/log"} | sealed | options
         return run(f"steps/{step}.py", *(word for name, value in options.items() for word in (f"--{name}", str(value))))
 
     return try_with

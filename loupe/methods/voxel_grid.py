@@ -1,6 +1,7 @@
 """DVGO v2, a voxel grid trained from single rays: the baseline, and the encoder that other methods start from.
 
-The encoder phase trains on the low-resolution pixels; the joint phase goes on at full resolution with a finer grid.
+The encoder phase trains on the low-resolution pixels; the joint phase goes on at full resolution with a finer grid, or
+where that is sealed at low resolution still: what such photos give without a method for more.
 
 Sun et al., "Improved direct voxel grid optimization for radiance fields reconstruction", 2022 (arXiv 2206.05085).
 """
@@ -31,4 +32,4 @@ class VoxelGrid(VoxelFit):
             self.begin()
         else:
             fit = getattr(recipe.section("joint", Joint), setting.space.kind)
-            super().__init__(setting, "full", fit, part.field)
+            super().__init__(setting, "low" if setting.scene.sealed else "full", fit, part.field)
