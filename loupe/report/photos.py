@@ -6,6 +6,7 @@ up by camera.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +16,7 @@ import numpy as np
 from loupe.looks import BLACKEST, WHITEST, Look
 from loupe.photos import BLURRED, Ingested, Photo, usual_sharpness
 from loupe.report.charts import Chart, draw
-from loupe.report.remarks import CLIPPED, MEANING, NO_FOCAL, STOPS, Remark, remark, size, spread, stops
+from loupe.report.remarks import CLIPPED, MEANING, NO_FOCAL, STOPS, Remark, remark, signed, size, spread, stops
 from loupe.report.templates import data_uri, fill, style
 
 _MOST_SHOWN = 96  # photos with a thumbnail, as on the contact sheet
@@ -60,12 +61,13 @@ class CameraRow:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was remarked on how many photos; `named` are the first of them, `more` how many follow."""
+    """What was remarked on how many photos. `named` are the first of them, or of their cameras, each with the number of
+    a photo that the page shows, or None; `more` is how many follow."""
 
     kind: str
     meaning: str
     count: int
-    named: Sequence[Shown]
+    named: Sequence[tuple[str, int | None]]
     more: int
 
 
@@ -77,6 +79,7 @@ def render_photos(capture: str, made: Ingested) -> str:
     by_camera = _is_long(made.photos)
     cards = _one_of_each_camera(shown) if by_camera else _evenly(shown)
     pictured = {entry.number for entry in cards}
+    name = _name_cameras if by_camera else _name_photos
     rest = [] if by_camera else [entry for entry in shown if entry.number not in pictured]
     by_name = {entry.photo.name: entry for entry in shown}
     left_out = list(made.left_out.items())
@@ -87,9 +90,8 @@ def render_photos(capture: str, made: Ingested) -> str:
         facts=_facts(made),
         shared=[(kind, MEANING[kind]) for kind in MEANING if kind in shared],
         usual=list(_usually_clipped(made.looks)),
-        findings=_findings(shown),
+        findings=list(_findings(shown, name)),
         flawed=sum(any(own.kind != NO_FOCAL for own in entry.remarks) for entry in shown),
-        linked=pictured | {entry.number for entry in rest},
         left_out_total=len(left_out),
         left_out=left_out[:_MOST_LEFT_OUT],
         left_out_more=max(len(left_out) - _MOST_LEFT_OUT, 0),
@@ -99,7 +101,8 @@ def render_photos(capture: str, made: Ingested) -> str:
         cards=cards,
         rest=rest,
         total=len(shown),
-        signed=_signed,
+        shape=Counter((photo.width, photo.height) for photo in made.photos).most_common(1)[0][0],
+        signed=signed,
         rule={"stops": f"{STOPS:g}", "black": BLACKEST, "white": WHITEST},
         charts=list(_charts_over_time(shown) if by_camera else _charts(shown)),
     )
@@ -125,15 +128,6 @@ def _shown(made: Ingested, remarks: Sequence[Sequence[Remark]]) -> list[Shown]:
         )
         for place, (photo, look) in enumerate(zip(made.photos, made.looks, strict=True))
     ]
-
-
-def _signed(value: float) -> str:
-    """
-    >>> _signed(-0.27), _signed(0.13), _signed(-0.01)
-    ('−0.3', '+0.1', '0.0')
-    """
-    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return text if text[1:] != "0.0" else "0.0"
 
 
 def _facts(made: Ingested) -> Mapping[str, str]:
@@ -167,14 +161,22 @@ def _usually_clipped(looks: Sequence[Look]) -> Iterator[str]:
             yield f"Half of the photos are {name} in {np.median(shares):.0%} of the picture or more: {reason}."
 
 
-def _findings(shown: Sequence[Shown]) -> list[Finding]:
-    findings = []
+def _findings(
+    shown: Sequence[Shown], name: Callable[[Sequence[Shown]], list[tuple[str, int | None]]]
+) -> Iterator[Finding]:
     for kind, meaning in MEANING.items():
         concerned = [entry for entry in shown if any(own.kind == kind for own in entry.remarks)]
         if concerned:
-            more = max(len(concerned) - _MOST_NAMED, 0)
-            findings.append(Finding(kind, meaning, len(concerned), concerned[:_MOST_NAMED], more))
-    return findings
+            names = name(concerned)
+            yield Finding(kind, meaning, len(concerned), names[:_MOST_NAMED], max(len(names) - _MOST_NAMED, 0))
+
+
+def _name_photos(shown: Sequence[Shown]) -> list[tuple[str, int | None]]:
+    return [(entry.photo.name, entry.number) for entry in shown]
+
+
+def _name_cameras(shown: Sequence[Shown]) -> list[tuple[str, int | None]]:
+    return [(f"camera {name}: {len(group)}", None) for name, group in _of_cameras(shown).items()]
 
 
 def _grouped(shown: Sequence[Shown], key: Callable[[Photo], _Key]) -> dict[_Key, list[Shown]]:
@@ -234,14 +236,15 @@ def _charts(shown: Sequence[Shown]) -> Iterator[Chart]:
         "brighter above": level(STOPS),
     }
     clipped = {name: line([100 * getattr(entry.look, name) for entry in shown]) for name in ("white", "black")}
-    yield from draw("Sharpness, as a share of the median", sharp, unit="photos")
-    yield from draw("Exposure, stops from the median", light, unit="photos")
-    yield from draw("White and black, % of the picture", clipped, unit="photos")
+    clipped |= {f"{CLIPPED:.0%}": level(100 * CLIPPED)}
+    yield from draw("Sharpness, as a share of the median", sharp, unit="photos", across=(1, len(shown)))
+    yield from draw("Exposure, stops from the median", light, unit="photos", across=(1, len(shown)))
+    yield from draw("White and black, % of the picture", clipped, unit="photos", across=(1, len(shown)))
 
 
 def _charts_over_time(shown: Sequence[Shown]) -> Iterator[Chart]:
     """What all cameras saw at each moment."""
-    moments = sorted(_grouped(shown, lambda photo: photo.frame).items())
+    moments = [group for _, group in sorted(_grouped(shown, lambda photo: photo.frame).items())]
     forms: dict[str, Callable[[list[float]], float]] = {"highest": np.max, "median": np.median, "lowest": np.min}
     values: dict[str, Callable[[Shown], float]] = {
         "Sharpness, as a share of the median": lambda entry: entry.share,
@@ -249,6 +252,6 @@ def _charts_over_time(shown: Sequence[Shown]) -> Iterator[Chart]:
         "White, % of the picture": lambda entry: 100 * entry.look.white,
     }
     for title, value in values.items():
-        own = [(frame, [value(entry) for entry in group]) for frame, group in moments]
-        lines = {name: [(frame, float(form(of))) for frame, of in own] for name, form in forms.items()}
-        yield from draw(title, lines, unit="frames")
+        own = [[value(entry) for entry in group] for group in moments]
+        lines = {name: [(place, form(of)) for place, of in enumerate(own, 1)] for name, form in forms.items()}
+        yield from draw(title, lines, unit="moments", across=(1, len(moments)))

@@ -45,7 +45,7 @@ MEANING: Mapping[str, str] = MappingProxyType(
         BLACK: f"Black in {CLIPPED:.0%} more of the picture than the others. There is nothing to learn there.",
         WHITE: f"White in {CLIPPED:.0%} more of the picture than the others. There is nothing to learn there.",
         SIZE: "Taken by another camera, turned or cropped? A cropped photo misleads whatever finds the cameras.",
-        NO_MASK: "It is carved as if it had none.",
+        NO_MASK: "It has no vote where masks carve the scene.",
         BLANK_MASK: "It says nothing of what is foreground.",
         NO_FOCAL: "Structure from motion finds it from the photos; cameras that the capture gives do not need it.",
     }
@@ -76,6 +76,16 @@ def stops(photos: Sequence[Photo]) -> Array:
     return np.asarray(_GAMMA * np.log2(levels / np.median(levels)))
 
 
+def signed(value: float) -> str:
+    """With its sign, rounded to a tenth.
+
+    >>> signed(-0.27), signed(0.13), signed(-0.01)
+    ('−0.3', '+0.1', '0.0')
+    """
+    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return text if text[1:] != "0.0" else "0.0"
+
+
 def spread(values: Array) -> float:
     """From the 5th to the 95th percentile."""
     low, high = np.percentile(values, [5, 95])
@@ -92,7 +102,7 @@ def _blurred(photos: Sequence[Photo], looks: Sequence[Look]) -> Iterator[tuple[i
 def _lit(photos: Sequence[Photo], looks: Sequence[Look]) -> Iterator[tuple[int, Remark]]:
     lighter = stops(photos)
     for place in _outliers(lighter, STOPS):
-        yield place, Remark(BRIGHT if lighter[place] > 0 else DARK, f"{lighter[place]:+.1f} stops")
+        yield place, Remark(BRIGHT if lighter[place] > 0 else DARK, f"{signed(float(lighter[place]))} stops")
 
 
 def _clipped(photos: Sequence[Photo], looks: Sequence[Look]) -> Iterator[tuple[int, Remark]]:
@@ -110,7 +120,7 @@ def _sized(photos: Sequence[Photo], looks: Sequence[Look]) -> Iterator[tuple[int
     usual = Counter(sizes).most_common(1)[0][0]
     for place, own in enumerate(sizes):
         if own != usual:
-            yield place, Remark(SIZE, f"{own}, most are {usual}")
+            yield place, Remark(SIZE, f"most are {usual}")
 
 
 def _masked(photos: Sequence[Photo], looks: Sequence[Look]) -> Iterator[tuple[int, Remark]]:
