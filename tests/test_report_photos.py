@@ -179,9 +179,17 @@ def test_what_is_true_of_all_photos_is_said_once() -> None:
     assert "None stands out" in text
     some = render_photos("demo", ingested(photos(9, focal=None)))
     assert some.count(NO_FOCAL) == 2  # among the remarks, and with the photo
-    assert "Half of the photos are white in 40%" in render_photos(
-        "demo", ingested(taken, [PLAIN._replace(white=0.4)] * 9)
-    )
+
+
+def test_what_many_photos_suffer_from_is_said_where_none_stands_out() -> None:
+    assert "many" not in render_photos("demo", ingested(photos(9)))
+    bright = render_photos("demo", ingested(photos(9), [PLAIN._replace(white=0.4)] * 9))
+    assert "white in at least 40% of the picture" in bright
+    levels = [in_light(2**stop) for stop in np.linspace(-2, 2, 21)]
+    around = [replace(photo, exposure=level) for photo, level in zip(photos(21), levels, strict=True)]
+    text = render_photos("demo", ingested(around))
+    assert "their exposure spreads over 3.6 stops" in text
+    assert "None stands out" in text
 
 
 def test_the_page_loads_nothing_and_its_links_lead_somewhere() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from loupe.looks import BLACKEST, WHITEST, Look
 from loupe.photos import BLURRED, Ingested, Photo, usual_sharpness
 from loupe.report.charts import Chart, draw
-from loupe.report.remarks import CLIPPED, MEANING, NO_FOCAL, STOPS, Remark, remark, signed, size, spread, stops
+from loupe.report.remarks import CLIPPED, MEANING, NO_FOCAL, STOPS, Remark, limit, remark, signed, size, spread, stops
 from loupe.report.templates import data_uri, fill, style
 
 _MOST_SHOWN = 96  # photos with a thumbnail, as on the contact sheet
@@ -89,7 +89,7 @@ def render_photos(capture: str, made: Ingested) -> str:
         capture=capture,
         facts=_facts(made),
         shared=[(kind, MEANING[kind]) for kind in MEANING if kind in shared],
-        usual=list(_usually_clipped(made.looks)),
+        usual=[*_usually_spread(made.photos), *_usually_clipped(made.looks)],
         findings=list(_findings(shown, name)),
         flawed=sum(any(own.kind != NO_FOCAL for own in entry.remarks) for entry in shown),
         left_out_total=len(left_out),
@@ -151,14 +151,24 @@ def _facts(made: Ingested) -> Mapping[str, str]:
     return facts
 
 
-def _usually_clipped(looks: Sequence[Look]) -> Iterator[str]:
-    """What half of the photos have too much of, which no single one stands out by."""
+def _usually_spread(photos: Sequence[Photo]) -> Iterator[tuple[str, str]]:
+    """Photos that differ so much from each other that no single one stands out, and what that means."""
+    stops_apart = spread(stops(photos))
+    if stops_apart >= 2 * STOPS:  # by as much to either side
+        yield (
+            f"their exposure spreads over {stops_apart:.1f} stops",
+            "It was not locked, or some photos show much more of something dark.",
+        )
+
+
+def _usually_clipped(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
+    """What half of the photos have too much of, which no single one stands out by, and what that means."""
     for name, shares, reason in (
-        ("black", [look.black for look in looks], "under-exposed, or a dark background"),
-        ("white", [look.white for look in looks], "over-exposed, or a bright background"),
+        ("black", [look.black for look in looks], "They are under-exposed, or have a dark background."),
+        ("white", [look.white for look in looks], "They are over-exposed, or have a bright background."),
     ):
-        if np.median(shares) >= CLIPPED:
-            yield f"Half of the photos are {name} in {np.median(shares):.0%} of the picture or more: {reason}."
+        if np.median(shares) >= CLIPPED:  # so at least half of them do
+            yield f"{name} in at least {np.median(shares):.0%} of the picture", reason
 
 
 def _findings(
@@ -230,11 +240,9 @@ def _charts(shown: Sequence[Shown]) -> Iterator[Chart]:
         return line([value] * len(shown))
 
     sharp = {"photo": line([entry.share for entry in shown]), "blurred below": level(BLURRED)}
-    light = {
-        "photo": line([entry.stops for entry in shown]),
-        "darker below": level(-STOPS),
-        "brighter above": level(STOPS),
-    }
+    lighter = [entry.stops for entry in shown]
+    far = limit(np.array(lighter), STOPS)
+    light = {"photo": line(lighter), "darker below": level(-far), "brighter above": level(far)}
     clipped = {name: line([100 * getattr(entry.look, name) for entry in shown]) for name in ("white", "black")}
     clipped |= {f"{CLIPPED:.0%}": level(100 * CLIPPED)}
     yield from draw("Sharpness, as a share of the median", sharp, unit="photos", across=(1, len(shown)))

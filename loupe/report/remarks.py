@@ -138,11 +138,14 @@ def _unmeasured(photos: Sequence[Photo], looks: Sequence[Look]) -> Iterator[tupl
             yield place, Remark(NO_FOCAL)
 
 
+def limit(values: Array, least: float) -> float:
+    """From how far off their median values stand out: from `least` on, and beyond how most of them spread."""
+    return max(least, _DEVIATIONS * _ROBUST * float(np.median(np.abs(values - np.median(values)))))
+
+
 def _outliers(values: Array, least: float) -> list[int]:
-    """The places of values at least `least` from the median, and far beyond how the others spread."""
-    away = np.abs(values - np.median(values))
-    limit = max(least, _DEVIATIONS * _ROBUST * float(np.median(away)))
-    return [int(place) for place in np.flatnonzero(away >= limit)]
+    """The places of the values that stand out."""
+    return [int(place) for place in np.flatnonzero(np.abs(values - np.median(values)) >= limit(values, least))]
 
 
 def size(photo: Photo) -> str:
