@@ -1,8 +1,8 @@
 """The log of a step on disk: a folder, and the truth about what ran.
 
 `run.json` says what ran, on what and how it went, `metrics.jsonl` holds a point of the curves a line, `log.txt` what
-was said, `pictures/` samples. Times and memory stand here and never in a product. Secrets are replaced before anything
-is written.
+was said, `pictures/` samples; some steps add a page. Times and memory stand here and never in a product. Secrets are
+replaced before anything is written.
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class Log:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, picture, quality=90)
 
+    def page(self, name: str, html: str) -> None:
+        """A page that holds everything it shows, as `<name>.html`."""
+        (self.folder / f"{name}.html").write_text(str(without_secrets(html)), encoding="utf8")
+
     def say(self, text: str) -> None:
         """One plain line to the terminal and into `log.txt`."""
         text = str(without_secrets(text))
@@ -99,7 +103,11 @@ def _clear(folder: Path) -> None:
     """Remove an older log. Its files may be links into DVC's cache, so they are removed, never written over."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = folder / "pictures"
-    for path in [*pictures.glob("*"), *(folder / name for name in ("run.json", "metrics.jsonl", "log.txt"))]:
+    for path in [
+        *pictures.glob("*"),
+        *folder.glob("*.html"),
+        *(folder / name for name in ("run.json", "metrics.jsonl", "log.txt")),
+    ]:
         path.unlink(missing_ok=True)
 
 

@@ -278,7 +278,10 @@ class Mirror:
         self._client.log_batch(run.info.run_id, tags=[RunTag("loupe.lines", str(done + len(points)))])
 
     def _copy_files(self, run: Run, log: Path) -> None:
-        for folder, paths in (("", log.glob("log.txt")), ("pictures", log.glob("pictures/*.jpg"))):
+        for folder, paths in (
+            ("", [*log.glob("log.txt"), *log.glob("*.html")]),
+            ("pictures", log.glob("pictures/*.jpg")),
+        ):
             known = {
                 Path(item.path).name: item.file_size for item in self._client.list_artifacts(run.info.run_id, folder)
             }

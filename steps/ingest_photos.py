@@ -1,4 +1,4 @@
-"""Photos as taken -> upright 8-bit pictures and photos.json."""
+"""Photos as taken -> upright 8-bit pictures and photos.json, and a page on them in the log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from loupe import tracking
 from loupe.config import read_section
 from loupe.photos import IngestConfig, ingest
+from loupe.report.photos import render_photos
 from loupe.sources import LAYOUTS, recognise
 
 VERSION = 4
@@ -34,6 +35,7 @@ def main() -> None:
         given.reference.mkdir(parents=True, exist_ok=True)
         made = ingest(shots, config, given.out, log.say, given.reference if config.seal > 1 else None)
         log.picture("photos", made.contact_sheet)
+        log.page("photos", render_photos(given.config.stem, made))
         log.summary({"photos": len(made.photos), "left_out": len(made.left_out), "alike": len(made.alike)})
         log.say(f"{len(made.photos)} photos, {len(made.left_out)} left out")
 

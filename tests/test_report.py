@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from htmlpage import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,32 +87,6 @@ def report(tree: Path, said: list[str] | None = None) -> str:
     return (tree / "report" / "index.html").read_text()
 
 
-class _Page(html.parser.HTMLParser):
-    """Every element, and every table as lists of texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self._cell = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        self._cell = self._cell or tag in ("td", "th")
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._cell = self._cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        if self._cell:
-            self.rows[-1][-1] += data
-
-
 def write_film(folder: Path, error: float | None) -> None:
     folder.mkdir(parents=True)
     (folder / "renders.json").write_text(json.dumps({"film": "path.mp4", "warping_error": error}))
@@ -141,7 +115,7 @@ def test_the_logs_of_a_graft_are_those_of_its_encoder(tree: Path) -> None:
 
 def test_the_table_holds_the_means_the_baselines_and_the_reasons(tree: Path) -> None:
     text = report(tree)
-    rows = _Page(text).rows
+    rows = Page(text).rows
     assert ["good", "30.12", "0.700", f"{tables.ABSENT}1"] in rows
     assert ["nearest training photo", "30.12", "0.700", f"{tables.ABSENT}1"] in rows
     assert "<li>LPIPS alex: weights/x.pth is missing</li>" in text
@@ -168,7 +142,7 @@ def test_the_codebook_shows_its_numbers(tree: Path) -> None:
 
 
 def test_the_page_loads_nothing(tree: Path) -> None:
-    page = _Page(report(tree))
+    page = Page(report(tree))
     sources = [values["src"] for _, values in page.elements if "src" in values]
     assert len(sources) == 2 * 3 + 3  # photo, render and error of two trials, and a crop of all three
     assert all(source is not None and source.startswith("data:image/jpeg;base64,") for source in sources)
@@ -195,7 +169,7 @@ def test_names_are_escaped_wherever_they_come_from(tree: Path) -> None:
     page = report(tree)
     assert EVIL not in page
     assert page.count("&lt;script&gt;alert(") >= 9
-    assert sum(tag == "script" for tag, _ in _Page(page).elements) == 1
+    assert sum(tag == "script" for tag, _ in Page(page).elements) == 1
 
 
 def test_names_that_are_paths_are_refused(tree: Path) -> None:

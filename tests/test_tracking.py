@@ -45,6 +45,7 @@ def write_log(folder: Path, name: str = "fit_encoder", instance: str = "demo.vox
         for number in range(points):
             record.scalars(number * 10, {"loss.colour": 1 / (1 + number), "psnr": 20.0 + number})
         record.picture("view", np.zeros((4, 6, 3), np.uint8))
+        record.page("look", "<p>")
         record.summary({"psnr": 27.5, "lpips": None, "why": "no weights"})
         record.say("went well")
     return log
@@ -126,6 +127,7 @@ def test_an_older_log_is_replaced_and_never_written_through(tmp_path: Path) -> N
     assert cached.read_text() == content
     assert len((log / "metrics.jsonl").read_text().splitlines()) == 1
     assert not list((log / "pictures").iterdir())
+    assert not list(log.glob("*.html"))
 
 
 def test_what_the_library_logs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +150,7 @@ def write_log_with_secrets(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def tell_all(record: Log) -> None:
         record.scalars(0, {"loss": 1.0})
         record.say("using hunter2hunter2")
+        record.page("look", "<p>hunter2hunter2")
         record.summary({"note": "hunter2hunter2"})
         raise InputError("hunter2hunter2 was refused")
 
@@ -324,7 +327,7 @@ def test_a_log_becomes_a_run_under_its_trial(database: Path, tmp_path: Path, mon
     client = MlflowClient(f"sqlite:///{database}")
     history = client.get_metric_history(run.info.run_id, "psnr")
     assert [(point.step, point.value) for point in history] == [(0, 20.0), (10, 21.0), (20, 22.0)]
-    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["log.txt", "pictures"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["log.txt", "look.html", "pictures"]
     assert [item.path for item in client.list_artifacts(run.info.run_id, "pictures")] == ["pictures/view.jpg"]
 
 

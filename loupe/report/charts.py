@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+
+from markupsafe import Markup
 
 Points = Sequence[tuple[float, float]]
 
@@ -14,20 +17,48 @@ _POINTS = 240
 _COLOURS = 8
 
 
-def line_chart(lines: Mapping[str, Points], logarithmic: bool = False) -> str:
+@dataclass(frozen=True)
+class Chart:
+    """Curves of one quantity: `svg`, and the `labels` of its lines in the order of their colours."""
+
+    title: str
+    svg: Markup
+    labels: Sequence[str]
+
+
+def draw(
+    title: str,
+    lines: Mapping[str, Points],
+    logarithmic: bool = False,
+    unit: str = "steps",
+    across: Sequence[float] | None = None,
+) -> Iterator[Chart]:
+    """The chart of `lines`, see `line_chart`; none where there is nothing to draw."""
+    svg = line_chart(lines, logarithmic, unit, across)
+    if svg:
+        yield Chart(title, Markup(svg), list(lines))
+
+
+def line_chart(
+    lines: Mapping[str, Points],
+    logarithmic: bool = False,
+    unit: str = "steps",
+    across: Sequence[float] | None = None,
+) -> str:
     """An SVG of the `lines` {label: [(step, value)]}, classed "s0", "s1" ... in their order for the style sheet.
 
-    On a logarithmic axis only positive values count. Returns "" where there is nothing to draw.
+    `unit` is what the steps are called; they go `across`, from first to last, or between round numbers. On a
+    logarithmic axis only positive values count. Returns "" where there is nothing to draw.
     """
     curves = {label: _thinned(_drawable(points, logarithmic)) for label, points in lines.items()}
     steps = [step for points in curves.values() for step, _ in points]
     values = [value for points in curves.values() for _, value in points]
     if len(steps) < 2:
         return ""
-    across, up = _axis(min(steps), max(steps)), _axis(min(values), max(values))
+    across, up = across or _axis(min(steps), max(steps)), _axis(min(values), max(values))
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(", ".join(curves))}">']
     parts += [_grid_line(up, value, logarithmic) for value in up]
-    parts += [_step_label(across, across[0], "start", ""), _step_label(across, across[-1], "end", " steps")]
+    parts += [_step_label(across, across[0], "start", ""), _step_label(across, across[-1], "end", f" {unit}")]
     for index, (label, points) in enumerate(curves.items()):
         if not points:
             continue

@@ -14,30 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from loupe.errors import InputError
 from loupe.images import read_image
 from loupe.pipeline import read_pipeline
 from loupe.report import tables
-from loupe.report.charts import line_chart
+from loupe.report.charts import Chart, draw
 from loupe.report.gather import Codebook, Film, StepLog, Trial, read_codebooks, read_trials
+from loupe.report.templates import data_uri, fill, style
 
 _HERE = Path(__file__).parent
 _VIEWS = 3  # of a capture, shown with pictures
 _CODEBOOK_VIEWS = 2
 _LARGE = 20 << 20
 _TRAINING = ("fit_encoder", "train_joint")
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Curves of one quantity: `svg`, and the `labels` of its lines in the order of their colours."""
-
-    title: str
-    svg: Markup
-    labels: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -99,15 +90,14 @@ def write_report(config: Path, trials: Path, codebooks: Path, out: Path, say: Ca
 
 def render_page(trials: Sequence[Trial], codebooks: Sequence[Codebook]) -> str:
     """The page as text. Raises `InputError` if a picture that the scores name is missing."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((_HERE / "page.html.jinja").read_text(encoding="utf8"))
     script = (_HERE / "compare.js").read_text(encoding="utf8").strip()
     captures = list(dict.fromkeys(trial.capture for trial in trials))
-    return template.render(
+    return fill(
+        "page.html.jinja",
         captures=[_capture(name, [trial for trial in trials if trial.capture == name]) for name in captures],
         trials=trials,
         codebooks=[(book, _codebook_pictures(book), _codebook_charts(book)) for book in codebooks],
-        style=Markup((_HERE / "style.css").read_text(encoding="utf8")),
+        style=style("style.css"),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         commits=_commits([*(trial.logs for trial in trials), *(book.logs for book in codebooks)]),
@@ -166,7 +156,7 @@ def _film(film: Film) -> tuple[str, str]:
 def _data_uri(path: Path) -> str:
     try:
         kind = path.suffix.removeprefix(".").replace("jpg", "jpeg")
-        return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
+        return data_uri(path.read_bytes(), kind)
     except OSError:
         raise InputError(f"{path}: cannot be read; run the step that makes it again") from None
 
@@ -180,7 +170,7 @@ def _nearest(scored: Sequence[Trial]) -> str:
 def _training_charts(step: str, trials: Sequence[Trial]) -> Iterable[Chart]:
     """PSNR over the steps, a line for each recipe; then the loss terms of each recipe."""
     logs = {trial.recipe: trial.logs[step].curves for trial in trials if step in trial.logs}
-    yield from _chart(f"{step} · PSNR, dB", {recipe: curves.get("psnr", []) for recipe, curves in logs.items()})
+    yield from draw(f"{step} · PSNR, dB", {recipe: curves.get("psnr", []) for recipe, curves in logs.items()})
     for recipe, curves in logs.items():
         yield from _losses(f"{step} · {recipe} · losses", curves)
 
@@ -191,18 +181,12 @@ def _codebook_charts(book: Codebook) -> list[Chart]:
         return []
     lines = {"with quantisation": "psnr", "without": "reference.psnr"}
     psnr = {label: log.curves[key] for label, key in lines.items() if key in log.curves}
-    return [*_chart("PSNR of batches, dB", psnr), *_losses("losses", log.curves)]
+    return [*draw("PSNR of batches, dB", psnr), *_losses("losses", log.curves)]
 
 
 def _losses(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> Iterable[Chart]:
     terms = {name.removeprefix("loss."): points for name, points in curves.items() if name.startswith("loss.")}
-    return _chart(title, terms, logarithmic=True)
-
-
-def _chart(title: str, lines: Mapping[str, list[tuple[int, float]]], logarithmic: bool = False) -> Iterable[Chart]:
-    svg = line_chart(lines, logarithmic)
-    if svg:
-        yield Chart(title, Markup(svg), list(lines))
+    return draw(title, terms, logarithmic=True)
 
 
 def _codebook_pictures(book: Codebook) -> list[dict[str, str]]:
