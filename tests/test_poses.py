@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import pytest
 
 from loupe import poses, sfm
 from loupe.align import compare_cameras, compare_cameras_of_one_world
+from loupe.attempts import Attempt
 from loupe.camera import Array, Camera
 from loupe.config import parse_section
 from loupe.errors import InputError
@@ -33,7 +34,6 @@ from loupe.poses import (
     split_views,
 )
 from loupe.scene import Scene
-from loupe.sfm import Attempt
 from loupe.sources import llff, panoptic
 from loupe.sources.given import Given
 from loupe.sources.photos import shots
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 CONFIG = PosesConfig(features=500)
+
+
+def unrecorded(place: int, numbers: Mapping[str, float]) -> None:
+    """Numbers that the test does not look at."""
 
 
 def texture(seed: int) -> Array:
@@ -98,7 +102,7 @@ def estimate(folder: Path, capture: Path, photos: list[Photo], out: str = "scene
     (folder / out).mkdir()
     config = CONFIG.model_copy(update=poses)
     scene = SceneConfig(ratio=4, split=SplitConfig(every=4))
-    return estimate_scene(capture, (folder / "photos", photos), config, scene, folder / out, print)
+    return estimate_scene(capture, (folder / "photos", photos), config, scene, folder / out, print, unrecorded)
 
 
 @pytest.fixture(scope="module")
@@ -568,7 +572,9 @@ def scene_of_film(
     folder: Path, capture: Path, photos: list[Photo], said: list[str], config: PosesConfig = CONFIG
 ) -> Estimate:
     (folder / "scene").mkdir()
-    return estimate_scene(capture, (folder / "photos", photos), config, SceneConfig(), folder / "scene", said.append)
+    return estimate_scene(
+        capture, (folder / "photos", photos), config, SceneConfig(), folder / "scene", said.append, unrecorded
+    )
 
 
 def test_cameras_in_time_have_the_bounds_of_their_first_frame(tmp_path: Path) -> None:

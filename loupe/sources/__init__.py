@@ -35,11 +35,13 @@ class Layout(NamedTuple):
         recognises: whether a capture has it.
         shots: the capture's photos, in the order of their names; raises `InputError` where there are none.
         cameras: the cameras that the capture gives for the ingested photos; None where they must be estimated.
+        is_walk: whether its photos, in this order, are frames of one camera that moves.
     """
 
     recognises: Callable[[Path], bool]
     shots: Callable[[Path], list[Shot]]
     cameras: Callable[[Path, Sequence[Photo]], list[Given]] | None
+    is_walk: bool = False
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -49,7 +51,7 @@ LAYOUTS: dict[str, Layout] = {
     # Before the COLMAP model that nerfstudio makes its file of, and keeps in the same folder.
     "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras),
     "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
-    "video": Layout(video.recognises, video.shots, None),
+    "video": Layout(video.recognises, video.shots, None, is_walk=True),
     "idr": Layout(idr.recognises, idr.shots, idr.cameras),
     "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
     "panoptic": Layout(panoptic.recognises, panoptic.shots, panoptic.cameras),
