@@ -76,10 +76,10 @@ def what_to_try(attempts: Sequence[Attempt], matches: Matches, enough: float) ->
             f"the photos fall into groups that have nothing in common, the largest those of {joined}; take photos that"
             " lead from one to the other, or make a capture of each"
         )
-    if 2 * matches.flat > matches.matching or max(attempt.flat for attempt in attempts) >= enough:
+    if matches.is_flat or max(attempt.flat for attempt in attempts) >= enough:
         return (
-            "the photos fit a turn on the spot, or show one flat thing; step aside by about a tenth of the distance"
-            " between photos, or give cameras"
+            "the photos fit a turn on the spot, or show one flat thing through an unknown lens; step aside by about a"
+            " tenth of the distance between photos, use photos with EXIF, or give cameras"
         )
     if max(attempt.misfit for attempt in attempts) >= enough:
         return (

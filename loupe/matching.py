@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # A detector holds the scale space of a photo: half a GB at 1600 pixels.
 _MOST_DETECTORS = 8
+_ALL_BUT_CHANCE = 0.95
 
 
 class SfmConfig(Config):
@@ -94,6 +95,11 @@ class Matches(NamedTuple):
         sizes = ", ".join(str(len(group)) for group in self.groups[:5]) + (", ..." if len(self.groups) > 5 else "")
         hang = "all photos hang together" if len(self.groups) == 1 else f"photos hang together in groups of {sizes}"
         return f"{self.matching} of {self.compared} pairs match, {self.flat} of them as if flat; {hang}"
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether homographies explain all of the pairs that match, or but for one in twenty."""
+        return bool(self.matching) and self.flat >= _ALL_BUT_CHANCE * self.matching
 
     def numbers(self) -> dict[str, float]:
         """For the curves of a log, by name."""

@@ -50,6 +50,7 @@ def most_alike(descriptors: Sequence[Array], each: int, seed: int) -> list[Pair]
     """
     vectors = _vlad(descriptors, seed)
     alike = vectors @ vectors.T
+    alike[:, ~vectors.any(axis=1)] = -2.0  # without features, a photo looks like none
     np.fill_diagonal(alike, -np.inf)
     nearest = np.argsort(-alike, axis=1, kind="stable")[:, :each]
     return sorted({(min(one, other), max(one, other)) for one, row in enumerate(nearest.tolist()) for other in row})

@@ -108,8 +108,9 @@ def _rungs(
     detect(database, own_lenses(photos), photos, folder, config, setting)
     matches = match(database, photos, is_walk, config, setting)
     say(f"{setting.name}: {matches}")
+    ambiguous = matches.is_flat and all(photo.focal is None for photo in photos)
     for route in ROUTES:
-        models = _map(database, folder, work, route, config)
+        models = _judge(_map(database, folder, work, route, config), ambiguous)
         yield _attempt(f"{route.name}{setting.suffix}", models, monotonic() - started), models, matches
         started = monotonic()
 
@@ -213,7 +214,7 @@ class _Models(NamedTuple):
     misfit: list[pycolmap.Reconstruction]
 
 
-def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConfig) -> _Models:
+def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConfig) -> list[pycolmap.Reconstruction]:
     import pycolmap
 
     pycolmap.set_random_seed(config.seed)
@@ -221,19 +222,19 @@ def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConf
         options = pycolmap.GlobalPipelineOptions()
         options.num_threads = 1
         options.random_seed = config.seed
-        models = pycolmap.global_mapping(database, folder, work, options)
-    else:
-        models = pycolmap.incremental_mapping(database, folder, work, _incremental_options(config, route.loose))
-    return _judge(models.values())
+        return list(pycolmap.global_mapping(database, folder, work, options).values())
+    options = _incremental_options(config, route.loose)
+    return list(pycolmap.incremental_mapping(database, folder, work, options).values())
 
 
-def _judge(models: Iterable[pycolmap.Reconstruction]) -> _Models:
-    ordered = sorted(models, key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True)
+def _judge(models: Iterable[pycolmap.Reconstruction], ambiguous: bool) -> _Models:
+    """Tell models apart. Where homographies explain all photos of an unknown lens, a turn on the spot also fits a wrong
+    lens that moves before a plane, with parallax and hardly an error: no model of such photos counts."""
     judged = _Models([], [], [])
-    for model in ordered:
+    for model in sorted(models, key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True):
         if model.num_reg_images() < MIN_PHOTOS or model.num_points3D() < _LEAST_POINTS:
             continue
-        if not _has_parallax(model):
+        if ambiguous or not _has_parallax(model):
             judged.flat.append(model)
         elif not _fits(model):
             judged.misfit.append(model)

@@ -11,7 +11,7 @@ from loupe.photos import read_photos
 from loupe.plan import draw_plan
 from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 
-VERSION = 4
+VERSION = 5
 
 
 def main() -> None:
