@@ -753,3 +753,19 @@ def test_real_cameras_are_refined_in_their_own_world(tmp_path: Path) -> None:
     moved = compare_cameras_of_one_world(poses._cameras(after), poses._cameras(given))
     assert 0 < moved.degrees.max() < 0.5
     assert 0 < moved.distance.max() < 0.02
+
+
+@pytest.mark.real
+@pytest.mark.skipif("LOUPE_DATA" not in os.environ, reason="LOUPE_DATA is unset")
+def test_the_dearer_setting_places_photos_far_apart(tmp_path: Path) -> None:
+    """Every second photo of banana, some 40 degrees apart, small: usual features place three of eight."""
+    taken = shots(Path(os.environ["LOUPE_DATA"]) / "banana")[::2]
+    photos = ingest(taken, IngestConfig(shrink=1), tmp_path, print).photos
+    placed: list[float] = []
+    config = CONFIG.model_copy(update={"image_size": 800, "features": 1000})
+    attempt = sfm.reconstruct(
+        photos, tmp_path, False, config, print, lambda _, rung: placed.append(rung["registered"])
+    )[1]
+    assert max(placed[:3]) < 0.6 * 8
+    assert attempt.registered >= 0.6 * 8
+    assert attempt.rung.endswith("3 x features")
