@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 # Half the points must be seen from directions that differ by so many degrees.
 _LEAST_PARALLAX = 4.0
 _LEAST_POINTS = 10
-# Once so many of the photos are placed, the dearer setting is not tried for the rest.
-_NEARLY_ALL = 0.9
 # Distortion of up to so many pixels is given up if the mean reprojection error grows by no more than so many.
 _MOST_CHANCE, _AS_WELL = 1.0, 0.01
 # Refinement takes positions to be right within this share of the largest distance from their mean.
@@ -63,13 +61,14 @@ def reconstruct(
 ) -> tuple[pycolmap.Reconstruction, Attempt]:
     """The model that places the most of the photos in `folder`, which stand in order if they are a walk's.
 
-    Mappings are tried in turn until one places every photo; with three times as many features and looser matching only
-    if more than a tenth is missing by then, since that takes several times as long. `say` and `record` take
-    what each rung came to.
+    With the usual setting, mappings are tried in turn until one places every photo; with three times as many features
+    and looser matching only if none placed enough, since that may place photos of something else. `say` and `record`
+    take what each rung came to.
 
     Raises:
         InputError: still too few are placed; the message holds what each attempt came to, and what to try.
     """
+    enough = config.registered * len(photos)
     attempts: list[Attempt] = []
     best: tuple[pycolmap.Reconstruction, Attempt] | None = None
     with workspace() as work:
@@ -82,11 +81,8 @@ def reconstruct(
                     best = models.sound[0], attempt
                 if attempt.registered == len(photos):
                     break
-            if best is not None and best[1].registered >= _NEARLY_ALL * len(photos):
-                break
-    enough = config.registered * len(photos)
-    if best is not None and best[1].registered >= enough:
-        return _without_idle_distortion(best[0]), best[1]
+            if best is not None and best[1].registered >= enough:
+                return _without_idle_distortion(best[0]), best[1]
     raise InputError(
         f"under {config.registered:.0%} of {len(photos)} photos could be placed ({'; '.join(map(str, attempts))}; "
         f"{matches}): {what_to_try(attempts, matches, enough)}"
@@ -108,7 +104,8 @@ def _rungs(
     detect(database, own_lenses(photos), photos, folder, config, setting)
     matches = match(database, photos, is_walk, config, setting)
     say(f"{setting.name}: {matches}")
-    ambiguous = matches.is_flat and all(photo.focal is None for photo in photos)
+    # A video's frames are so close that homographies explain most pairs of a true walk, too.
+    ambiguous = not is_walk and matches.is_flat and all(photo.focal is None for photo in photos)
     for route in ROUTES:
         models = _judge(_map(database, folder, work, route, config), ambiguous)
         yield _attempt(f"{route.name}{setting.suffix}", models, monotonic() - started), models, matches
