@@ -35,7 +35,9 @@ def made(capture: Path, folder: Path) -> tuple[Scene, Tiles]:
         (folder / name).mkdir()
     ingest(LAYOUTS[recognise(capture)].shots(capture), IngestConfig(shrink=1), folder / "photos", lambda _: None)
     photos = folder / "photos", read_photos(folder / "photos")
-    scene = estimate_scene(capture, photos, PosesConfig(), SceneConfig(), folder / "scene", lambda _: None).scene
+    scene = estimate_scene(
+        capture, photos, PosesConfig(), SceneConfig(), folder / "scene", lambda _: None, lambda *_: None
+    ).scene
     write_tiles(folder / "tiles", ((view.name, scene.picture(view.name)) for view in scene.views), scene.ratio)
     return scene, Tiles(folder / "tiles")
 

@@ -12,13 +12,15 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from loupe.align import compare_cameras_of_one_world
+from loupe.attempts import Attempt
 from loupe.camera import Array, Camera
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
+from loupe.matching import SfmConfig
 from loupe.photos import Photo, Shot
 from loupe.scene import MaskUse, Points, Scene, View
-from loupe.sfm import Attempt, SfmConfig, lens_of, reconstruct, refine, triangulate
+from loupe.sfm import Record, Say, attempt_of, lens_of, reconstruct, refine, triangulate
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
 from loupe.undistort import undistort
@@ -97,7 +99,8 @@ def estimate_scene(
     poses: PosesConfig,
     scene: SceneConfig,
     out: Path,
-    say: Callable[[str], None],
+    say: Say,
+    record: Record,
 ) -> Estimate:
     """Pose the ingested photos and save the scene into `out`, which exists.
 
@@ -107,6 +110,7 @@ def estimate_scene(
         poses, scene: the capture's sections of these names.
         out: receives `scene.json`, `points.safetensors` and, if there was distortion to remove, `images/`.
         say: takes one line at a time about what happens.
+        record: takes the numbers of each rung of the ladder, by its place from 1.
 
     Raises:
         InputError: given cameras are unusable, too few photos can be placed, or the split is.
@@ -115,7 +119,8 @@ def estimate_scene(
     name = recognise(capture) if poses.source == "auto" else {"sfm": "photos"}.get(poses.source, poses.source)
     give_cameras = LAYOUTS[name].cameras
     if give_cameras is None:
-        model, attempt = reconstruct(table, folder, poses, say)
+        is_walk = LAYOUTS[recognise(capture)].is_walk
+        model, attempt = reconstruct(table, folder, is_walk, poses, say, record)
         given = _estimated(model, table)
         source = f"pycolmap {attempt.rung}"
     else:
@@ -123,7 +128,7 @@ def estimate_scene(
         given = give_cameras(capture, table)
         first = min(one.photo.frame for one in given)
         model = triangulate([one for one in given if one.photo.frame == first], folder, poses)
-        attempt = Attempt("given", len(given), model.num_points3D(), model.compute_mean_reprojection_error())
+        attempt = attempt_of("given", model)._replace(registered=len(given))
         say(str(attempt))
         source = name
     if poses.refine:

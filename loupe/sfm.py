@@ -1,27 +1,26 @@
 """Structure from motion by pycolmap: photos -> cameras and sparse points, up a ladder of attempts until one holds.
 
-Features are found and matched on all cores, one photo or pair a thread, so that their number changes nothing; mapping
-runs on one thread, where sums have one order. With the seeds fixed, the same photos give the same bytes.
+Features and matches come from `loupe.matching`; mapping runs on one thread, where sums have one order. With the seeds
+fixed, the same photos give the same bytes.
 """
 
 from __future__ import annotations
 
 import copy
-import os
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from loupe.align import fit_similarity
+from loupe.attempts import LARGEST_ERROR, Attempt, what_to_try
 from loupe.camera import Array
-from loupe.config import Config
 from loupe.errors import InputError
+from loupe.matching import MORE, USUAL, LensModel, Matches, Setting, SfmConfig, detect, match, own_lenses, workspace
 from loupe.photos import MIN_PHOTOS, Photo
 from loupe.sources.given import Given
 from loupe.undistort import Lens
@@ -29,34 +28,13 @@ from loupe.undistort import Lens
 if TYPE_CHECKING:
     import pycolmap
 
-# A detector holds the scale space of a photo: half a GB at 1600 pixels.
-_MOST_DETECTORS = 8
 # Half the points must be seen from directions that differ by so many degrees.
 _LEAST_PARALLAX = 4.0
-# A model whose points miss their pixels by more than so many in the mean shows something else than the photos.
-_LARGEST_ERROR = 4.0
+_LEAST_POINTS = 10
 # Distortion of up to so many pixels is given up if the mean reprojection error grows by no more than so many.
 _MOST_CHANCE, _AS_WELL = 1.0, 0.01
 # Refinement takes positions to be right within this share of the largest distance from their mean.
 _TRUST = 0.01
-
-
-class SfmConfig(Config):
-    """Numbers of structure from motion.
-
-    Attributes:
-        features: SIFT features a photo, the strongest kept; a later rung takes three times as many.
-        image_size: photos are reduced to this many pixels on the long side before features are looked for.
-        exhaustive_up_to: match every pair of so many photos; of more, photos near each other in name order.
-        registered: least share of the photos that a model must place.
-        seed: of all random sampling.
-    """
-
-    features: int = Field(2500, ge=100)
-    image_size: int = Field(1600, ge=200)
-    exhaustive_up_to: int = Field(60, ge=2)
-    registered: float = Field(0.6, gt=0, le=1)
-    seed: int = 0
 
 
 class Route(NamedTuple):
@@ -74,67 +52,80 @@ ROUTES = (
 )
 
 
-class Attempt(NamedTuple):
-    """What a rung came to: photos `registered`, `points`, mean reprojection `error` in pixels of the photos."""
-
-    rung: str
-    registered: int
-    points: int
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.rung}: {self.registered} registered, {self.points} points, error {self.error:.2f} px"
+Say = Callable[[str], None]
+Record = Callable[[int, Mapping[str, float]], None]
 
 
 def reconstruct(
-    photos: Sequence[Photo], folder: Path, config: SfmConfig, say: Callable[[str], None]
+    photos: Sequence[Photo], folder: Path, is_walk: bool, config: SfmConfig, say: Say, record: Record
 ) -> tuple[pycolmap.Reconstruction, Attempt]:
-    """The model that places the most of the photos in `folder`.
+    """The model that places the most of the photos in `folder`, which stand in order if they are a walk's.
 
-    With the usual number of features, mappings are tried in turn until one places every photo; with three times as many
-    features and looser matching only if none placed enough.
+    With the usual setting, mappings are tried in turn until one places every photo; with three times as many features
+    and looser matching only if none placed enough, since that may place photos of something else. `say` and `record`
+    take what each rung came to.
 
     Raises:
-        InputError: still too few are placed; the message holds what each attempt came to.
+        InputError: still too few are placed; the message holds what each attempt came to, and what to try.
     """
+    enough = config.registered * len(photos)
     attempts: list[Attempt] = []
-    with _workspace() as work:
-        for factor, max_ratio in ((1, 0.8), (3, 0.9)):
-            database = work / f"{factor}.db"
-            _detect(database, _own_lenses(photos), photos, folder, config, factor)
-            _match(database, len(photos) <= config.exhaustive_up_to * factor, max_ratio, config)
-            best: tuple[pycolmap.Reconstruction, Attempt] | None = None
-            for route in ROUTES:
-                name = route.name if factor == 1 else f"{route.name}, {factor} x features"
-                model = _map(database, folder, work, route, config)
-                attempts.append(_attempt(name, model))
-                say(str(attempts[-1]))
-                if model is not None and (best is None or attempts[-1].registered > best[1].registered):
-                    best = model, attempts[-1]
-                if attempts[-1].registered == len(photos):
+    best: tuple[pycolmap.Reconstruction, Attempt] | None = None
+    with workspace() as work:
+        for setting in (USUAL, MORE):
+            for attempt, models, matches in _rungs(photos, (folder, work), is_walk, config, setting, say):
+                attempts.append(attempt)
+                say(str(attempt))
+                record(len(attempts), attempt.numbers() | matches.numbers())
+                if models.sound and (best is None or attempt.registered > best[1].registered):
+                    best = models.sound[0], attempt
+                if attempt.registered == len(photos):
                     break
-            if best is not None and best[1].registered >= config.registered * len(photos):
+            if best is not None and best[1].registered >= enough:
                 return _without_idle_distortion(best[0]), best[1]
     raise InputError(
-        f"under {config.registered:.0%} of {len(photos)} photos could be placed ({'; '.join(map(str, attempts))}): "
-        "take photos that overlap by two thirds from different positions, or give cameras"
+        f"under {config.registered:.0%} of {len(photos)} photos could be placed ({'; '.join(map(str, attempts))}; "
+        f"{matches}): {what_to_try(attempts, matches, enough)}"
     )
+
+
+def _rungs(
+    photos: Sequence[Photo],
+    folders: tuple[Path, Path],
+    is_walk: bool,
+    config: SfmConfig,
+    setting: Setting,
+    say: Say,
+) -> Iterator[tuple[Attempt, _Models, Matches]]:
+    """What each route makes of the matches of one setting; `folders` are that of the photos and one to work in."""
+    started = monotonic()
+    folder, work = folders
+    database = work / f"{setting.factor}.db"
+    detect(database, own_lenses(photos), photos, folder, config, setting)
+    matches = match(database, photos, is_walk, config, setting)
+    say(f"{setting.name}: {matches}")
+    # A video's frames are so close that homographies explain most pairs of a true walk, too.
+    ambiguous = not is_walk and matches.is_flat and all(photo.focal is None for photo in photos)
+    for route in ROUTES:
+        models = _judge(_map(database, folder, work, route, config), ambiguous)
+        yield _attempt(f"{route.name}{setting.suffix}", models, monotonic() - started), models, matches
+        started = monotonic()
 
 
 def triangulate(given: Sequence[Given], folder: Path, config: SfmConfig) -> pycolmap.Reconstruction:
     """A model with the given cameras, and the points that their photos in `folder` show from them."""
     import pycolmap
 
-    with _workspace() as work:
+    with workspace() as work:
         database = work / "given.db"
-        lenses: dict[_Lens, list[Photo]] = defaultdict(list)
+        lenses: dict[LensModel, list[Photo]] = defaultdict(list)
         for photo, lens, *_ in given:
             # COLMAP's order: fx, fy, cx, cy, k1, k2, p1, p2, k3, and three more that a `Lens` has not.
             params = (*lens[2:8], lens.p1, lens.p2, lens.k3, 0.0, 0.0, 0.0)
-            lenses[_Lens("FULL_OPENCV", params, "")].append(photo)
+            lenses[LensModel("FULL_OPENCV", params, "")].append(photo)
         photos = [photo for photo, *_ in given]
-        _detect(database, lenses, photos, folder, config, 1)
-        _match(database, len(photos) <= config.exhaustive_up_to, 0.8, config)
+        detect(database, lenses, photos, folder, config, USUAL)
+        match(database, photos, False, config, USUAL)
         options = _incremental_options(config, loose=False)
         posed = _posed_model(database, {one.photo.file: one.cam_from_world for one in given})
         return pycolmap.triangulate_points(posed, database, folder, work, options=options)
@@ -198,69 +189,6 @@ def _tips(model: pycolmap.Reconstruction, reach: float) -> Array:
     return np.asarray(_centers(model)[:, None] + reach * np.concatenate([axes, -axes], axis=1)).reshape(-1, 3)
 
 
-class _Lens(NamedTuple):
-    """Photos that share it share one camera. `params` in COLMAP's order, or empty: no idea."""
-
-    model: str
-    params: tuple[float, ...]
-    body: str
-
-
-@contextmanager
-def _workspace() -> Iterator[Path]:
-    import pycolmap
-
-    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)
-    with TemporaryDirectory(prefix="loupe-sfm-") as folder:
-        yield Path(folder)
-
-
-def _own_lenses(photos: Sequence[Photo]) -> dict[_Lens, list[Photo]]:
-    """One radial lens for all photos of one size, EXIF focal length and camera."""
-    lenses: dict[_Lens, list[Photo]] = defaultdict(list)
-    for photo in photos:
-        params = () if photo.focal is None else (photo.focal, photo.width / 2, photo.height / 2, 0.0)
-        lenses[_Lens("SIMPLE_RADIAL", params, f"{photo.camera} {photo.width}x{photo.height}")].append(photo)
-    return lenses
-
-
-def _detect(
-    database: Path,
-    lenses: dict[_Lens, list[Photo]],
-    photos: Sequence[Photo],
-    folder: Path,
-    config: SfmConfig,
-    factor: int,
-) -> None:
-    """A database of the photos with their features."""
-    import pycolmap
-
-    pycolmap.Database.open(database).close()
-    for lens, group in lenses.items():
-        reader = pycolmap.ImageReaderOptions()
-        reader.camera_model = lens.model
-        reader.camera_params = ",".join(map(repr, lens.params))
-        names = [photo.file for photo in group]
-        pycolmap.import_images(database, folder, pycolmap.CameraMode.SINGLE, names, reader)
-    options = pycolmap.FeatureExtractionOptions()
-    options.max_image_size = config.image_size
-    options.num_threads = min(_MOST_DETECTORS, os.cpu_count() or 1)
-    options.sift.max_num_features = config.features * factor
-    files = [photo.file for photo in photos]
-    pycolmap.extract_features(database, folder, files, extraction_options=options, device=pycolmap.Device.cpu)
-
-
-def _match(database: Path, exhaustive: bool, max_ratio: float, config: SfmConfig) -> None:
-    import pycolmap
-
-    options = pycolmap.FeatureMatchingOptions()
-    options.sift.max_ratio = max_ratio
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = config.seed
-    match = pycolmap.match_exhaustive if exhaustive else pycolmap.match_sequential
-    match(database, options, verification_options=verification, device=pycolmap.Device.cpu)
-
-
 def _incremental_options(config: SfmConfig, loose: bool) -> pycolmap.IncrementalPipelineOptions:
     import pycolmap
 
@@ -275,8 +203,15 @@ def _incremental_options(config: SfmConfig, loose: bool) -> pycolmap.Incremental
     return options
 
 
-def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConfig) -> pycolmap.Reconstruction | None:
-    """The largest model of a mapping, or None."""
+class _Models(NamedTuple):
+    """What a mapping made: the models that are `sound`, the largest first, and the others by what is wrong."""
+
+    sound: list[pycolmap.Reconstruction]
+    flat: list[pycolmap.Reconstruction]
+    misfit: list[pycolmap.Reconstruction]
+
+
+def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConfig) -> list[pycolmap.Reconstruction]:
     import pycolmap
 
     pycolmap.set_random_seed(config.seed)
@@ -284,18 +219,30 @@ def _map(database: Path, folder: Path, work: Path, route: Route, config: SfmConf
         options = pycolmap.GlobalPipelineOptions()
         options.num_threads = 1
         options.random_seed = config.seed
-        models = pycolmap.global_mapping(database, folder, work, options)
-    else:
-        models = pycolmap.incremental_mapping(database, folder, work, _incremental_options(config, route.loose))
-    sound = [model for model in models.values() if _has_parallax(model) and _fits(model)]
-    return max(sound, key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
+        return list(pycolmap.global_mapping(database, folder, work, options).values())
+    options = _incremental_options(config, route.loose)
+    return list(pycolmap.incremental_mapping(database, folder, work, options).values())
+
+
+def _judge(models: Iterable[pycolmap.Reconstruction], ambiguous: bool) -> _Models:
+    """Tell models apart. Where homographies explain all photos of an unknown lens, a turn on the spot also fits a wrong
+    lens that moves before a plane, with parallax and hardly an error: no model of such photos counts."""
+    judged = _Models([], [], [])
+    for model in sorted(models, key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True):
+        if model.num_reg_images() < MIN_PHOTOS or model.num_points3D() < _LEAST_POINTS:
+            continue
+        if ambiguous or not _has_parallax(model):
+            judged.flat.append(model)
+        elif not _fits(model):
+            judged.misfit.append(model)
+        else:
+            judged.sound.append(model)
+    return judged
 
 
 def _has_parallax(model: pycolmap.Reconstruction) -> bool:
     """Whether points are seen from clearly different directions: a turn on the spot fits any depth, and with a wrong
     lens the global mapper finds a few degrees even there."""
-    if model.num_reg_images() < MIN_PHOTOS or model.num_points3D() < 10:
-        return False
     centers = {key: model.image(key).projection_center() for key in model.reg_image_ids()}
     widest = []
     for point in model.points3D.values():
@@ -308,7 +255,7 @@ def _has_parallax(model: pycolmap.Reconstruction) -> bool:
 def _fits(model: pycolmap.Reconstruction) -> bool:
     """Whether the points lie where the photos show them: the incremental mapper drops those that do not, the global one
     by an angle, which may be many pixels of a long lens."""
-    return bool(model.compute_mean_reprojection_error() < _LARGEST_ERROR)
+    return bool(model.compute_mean_reprojection_error() < LARGEST_ERROR)
 
 
 def _without_idle_distortion(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
@@ -352,10 +299,20 @@ def lens_of(camera: pycolmap.Camera) -> Lens:
     return Lens(camera.width, camera.height, focal, focal, cx, cy, k1)
 
 
-def _attempt(name: str, model: pycolmap.Reconstruction | None) -> Attempt:
-    if model is None:
-        return Attempt(name, 0, 0, float("nan"))
-    return Attempt(name, model.num_reg_images(), model.num_points3D(), model.compute_mean_reprojection_error())
+def _attempt(name: str, models: _Models, seconds: float) -> Attempt:
+    """What came of a mapping, by its largest sound model."""
+    sizes = [[model.num_reg_images() for model in kind] for kind in models]
+    flat, misfit = (max(kind, default=0) for kind in sizes[1:])
+    if not models.sound:
+        return Attempt(name, 0, 0, 0.0, math.nan, seconds, (), flat, misfit)
+    best = models.sound[0]
+    return attempt_of(name, best)._replace(seconds=seconds, others=tuple(sizes[0][1:]), flat=flat, misfit=misfit)
+
+
+def attempt_of(name: str, model: pycolmap.Reconstruction) -> Attempt:
+    """What a model came to, which may be without points."""
+    length = model.compute_mean_track_length() if model.num_points3D() else 0.0
+    return Attempt(name, model.num_reg_images(), model.num_points3D(), length, model.compute_mean_reprojection_error())
 
 
 def _posed_model(database: Path, poses: dict[str, Array]) -> pycolmap.Reconstruction:

@@ -33,13 +33,15 @@ def main() -> None:
         log.parameters({"poses": poses.model_dump(), "scene": scene.model_dump()})
         photos = given.photos, read_photos(given.photos)
         given.out.mkdir(parents=True, exist_ok=True)
-        made = estimate_scene(given.capture, photos, poses, scene, given.out, log.say)
+        made = estimate_scene(given.capture, photos, poses, scene, given.out, log.say, log.scalars)
         log.picture("plan", draw_plan(made.scene))
         log.summary(
             {
                 "views": len(made.scene.views),
                 "unplaced": len(made.unplaced),
+                "registered": made.attempt.registered,
                 "points": made.attempt.points,
+                "track_length": made.attempt.track_length,
                 "reprojection_error": made.attempt.error,
                 "source": made.scene.source,
             }

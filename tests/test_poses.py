@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,12 @@ import pytest
 
 from loupe import poses, sfm
 from loupe.align import compare_cameras, compare_cameras_of_one_world
+from loupe.attempts import Attempt
 from loupe.camera import Array, Camera
 from loupe.config import parse_section
 from loupe.errors import InputError
-from loupe.images import Pixels, write_image
+from loupe.images import Pixels, shrink, write_image
+from loupe.matching import Matches
 from loupe.photos import IngestConfig, Photo, ingest
 from loupe.poses import (
     Estimate,
@@ -32,8 +34,7 @@ from loupe.poses import (
     estimate_scene,
     split_views,
 )
-from loupe.scene import Scene
-from loupe.sfm import Attempt
+from loupe.scene import Points, Scene
 from loupe.sources import llff, panoptic
 from loupe.sources.given import Given
 from loupe.sources.photos import shots
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 CONFIG = PosesConfig(features=500)
+
+
+def unrecorded(place: int, numbers: Mapping[str, float]) -> None:
+    """Numbers that the test does not look at."""
 
 
 def texture(seed: int) -> Array:
@@ -98,7 +103,7 @@ def estimate(folder: Path, capture: Path, photos: list[Photo], out: str = "scene
     (folder / out).mkdir()
     config = CONFIG.model_copy(update=poses)
     scene = SceneConfig(ratio=4, split=SplitConfig(every=4))
-    return estimate_scene(capture, (folder / "photos", photos), config, scene, folder / out, print)
+    return estimate_scene(capture, (folder / "photos", photos), config, scene, folder / out, print, unrecorded)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +137,44 @@ def test_pictures_come_out_straight(bent: tuple[Path, Estimate]) -> None:
     straight = np.abs(picture[:height, :width] - expected[:height, :width]).mean()
     photo = cv2.imread(str(folder / "photos" / "p4.png"))[..., ::-1].astype(float)
     assert straight < 0.5 * np.abs(photo[:height, :width] - expected[:height, :width]).mean()
+
+
+@pytest.mark.parametrize(("width", "height", "factor", "ratio"), [(WIDTH, HEIGHT, 1, 4), (WIDTH, HEIGHT, 3, 2)])
+def test_intrinsics_hold_from_the_photo_to_the_low_resolution(
+    tmp_path: Path, width: int, height: int, factor: int, ratio: int
+) -> None:
+    """Shrunk with rows cut off, straightened, cropped and averaged, a pattern is where the scene's cameras say."""
+
+    def pattern(ideal: Array) -> Array:
+        return np.asarray(127 + 60 * np.sin(17 * ideal[..., 0]) + 50 * np.cos(13 * ideal[..., 1]))
+
+    lens = Lens(width, height, FOCAL, 0.95 * FOCAL, 0.53 * width, 0.46 * height, -0.1, 0.02, 0.0, 2e-3, -1e-3)
+    pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
+    grey = pattern(lens.undistort(pixels)).round().astype(np.uint8)
+    for name in ("capture", "photos", "scene"):
+        (tmp_path / name).mkdir()
+    for index in range(3):
+        write_image(tmp_path / "capture" / f"p{index}.png", np.repeat(grey[..., None], 3, 2))
+    photos = ingest(shots(tmp_path / "capture"), IngestConfig(shrink=factor), tmp_path / "photos", print).photos
+    kept = width // factor * factor, height // factor * factor
+    shrunk = lens.cropped(*kept).resized(width // factor, height // factor)
+    given = [Given(photo, shrunk, np.eye(4), (1.0, 2.0)) for photo in photos]
+    views = [poses._view(one, one.bounds, tmp_path / "photos", tmp_path / "scene") for one in given]
+    points = Points(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.int32))
+    scene = Scene(tmp_path / "scene", views, points, ["p0", "p1"], ["p2"], ratio, "made")
+    assert views[0].image == "images/p0.png"
+    full = scene.camera("p0", "full")
+    cropped = scene.picture("p0")[: full.height, : full.width]
+    for camera, picture in ((full, cropped), (scene.camera("p0", "low"), shrink(cropped, ratio))):
+        shown = picture[..., 0].astype(float)
+        assert shown.shape == (camera.height, camera.width)
+        at = np.stack(np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5), -1)
+        expected = pattern((at - [camera.cx, camera.cy]) / [camera.fx, camera.fy])
+        error = (shown - expected)[3:-3, 3:-3]
+        assert np.abs(error).mean() < 1.5
+        for slope in np.gradient(expected):
+            inner = slope[3:-3, 3:-3]
+            assert abs((error * inner).sum() / (inner**2).sum()) < 0.02  # pixels that the picture is shifted by
 
 
 def test_points_project_where_they_lie(bent: tuple[Path, Estimate]) -> None:
@@ -325,14 +368,14 @@ def test_a_given_lens_that_folds_its_picture_is_refused_with_the_photo(tmp_path:
 
 def failing(real: Callable[..., object], rungs: int) -> Callable[..., object]:
     calls = iter(range(1000))
-    return lambda *arguments: None if next(calls) < rungs else real(*arguments)
+    return lambda *arguments: [] if next(calls) < rungs else real(*arguments)
 
 
 def test_the_next_rung_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here with photos matched to their neighbours in name order alone."""
+    """Here with each photo matched to the four that look most like it."""
     capture, photos = take(tmp_path)
     monkeypatch.setattr(sfm, "_map", failing(sfm._map, 2))
-    assert estimate(tmp_path, capture, photos, exhaustive_up_to=2).scene.source == "pycolmap global"
+    assert estimate(tmp_path, capture, photos, exhaustive_up_to=8).scene.source == "pycolmap global"
 
 
 def test_the_model_with_the_most_photos_wins(tmp_path: Path) -> None:
@@ -380,7 +423,10 @@ def test_a_turn_on_the_spot_is_no_model(moved: float, sound: bool) -> None:
 Mapped = Callable[[int], list["pycolmap.Reconstruction"]]
 
 
-def mapped(monkeypatch: pytest.MonkeyPatch, models: Mapped, photos: int = 10) -> tuple[Attempt, list[str]]:
+Rungs = list[Mapping[str, float]]
+
+
+def mapped(monkeypatch: pytest.MonkeyPatch, models: Mapped, photos: int = 10) -> tuple[Attempt, list[str], Rungs]:
     """What `reconstruct` makes of a mapper that gives `models(n)` when it is asked for the n-th time."""
     import pycolmap
 
@@ -391,38 +437,74 @@ def mapped(monkeypatch: pytest.MonkeyPatch, models: Mapped, photos: int = 10) ->
 
     monkeypatch.setattr(pycolmap, "incremental_mapping", mapper)
     monkeypatch.setattr(pycolmap, "global_mapping", mapper)
-    monkeypatch.setattr(sfm, "_detect", lambda *arguments: None)
-    monkeypatch.setattr(sfm, "_match", lambda *arguments: None)
+    monkeypatch.setattr(sfm, "detect", lambda *arguments: None)
+    monkeypatch.setattr(sfm, "match", lambda *arguments: Matches(45, 40, 2, [[f"p{index}" for index in range(photos)]]))
+    monkeypatch.setattr(sfm, "monotonic", lambda: 0.0)
     monkeypatch.setattr(sfm, "_without_idle_distortion", lambda model: model)
     said: list[str] = []
+    rungs: Rungs = []
     table = [one.photo for one in named([f"p{index}" for index in range(photos)])]
-    return sfm.reconstruct(table, Path(), CONFIG, said.append)[1], said
+
+    def record(place: int, numbers: Mapping[str, float]) -> None:
+        rungs.append(numbers)
+        assert place == len(rungs)
+
+    return sfm.reconstruct(table, Path(), False, CONFIG, said.append, record)[1], said, rungs
 
 
-def test_of_several_models_the_largest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt, _ = mapped(monkeypatch, lambda asked: [model_of(3), model_of(8), model_of(5)])
-    assert (attempt.rung, attempt.registered) == ("incremental", 8)
+def test_of_several_models_the_largest_counts_and_the_others_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, said, rungs = mapped(monkeypatch, lambda asked: [model_of(3), model_of(9), model_of(5), model_of(2)])
+    assert (attempt.rung, attempt.registered, attempt.others) == ("incremental", 9, (5, 3))
+    assert said[1].startswith(
+        "incremental: 9 registered, 20 points, 9.0 photos a point, error 0.50 px, other models of 5, 3"
+    )
+    assert rungs[0] == {
+        "registered": 9, "points": 20, "track_length": 9.0, "reprojection_error": 0.5, "seconds": 0.0,
+        "other_models": 2, "pairs_compared": 45, "pairs_matching": 40, "pairs_flat": 2, "groups": 1,
+    }  # fmt: skip
+
+
+def test_the_dearer_setting_is_tried_only_where_too_few_are_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, _, rungs = mapped(monkeypatch, lambda asked: [model_of(5 if asked < 4 else 9)])
+    assert (attempt.rung, attempt.registered, len(rungs)) == ("incremental, loose, 3 x features", 9, 6)
+    attempt, _, rungs = mapped(monkeypatch, lambda asked: [model_of(6)])
+    assert (attempt.rung, len(rungs)) == ("incremental", 3)
 
 
 def test_all_rungs_that_placed_too_few_are_the_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten photos, five are too few and six are enough; two together are no model."""
     message = (
-        r"^under 60% of 10 photos could be placed \(incremental: 3 registered, 20 points, error 0\.50 px; "
-        r"incremental, loose: 5 registered.*; global: 0 registered, .*; incremental, 3 x features: 0 reg.*; "
-        r"incremental, loose, 3 x features: 0.*; global, 3 x features: 0 registered, .*\): take photos that overlap"
+        r"^under 60% of 10 photos could be placed \(incremental: 3 registered, 20 points, 3\.0 photos a point, "
+        r"error 0\.50 px, 0 s; incremental, loose: 5 registered.*; global: 0 registered, .*; incremental, 3 x "
+        r"features: 0 reg.*; "
+        r"incremental, loose, 3 x features: 0.*; global, 3 x features: 0 registered, .*; 40 of 45 pairs "
+        r"match, 2 .*\): take"
     )
     with pytest.raises(InputError, match=message) as caught:
         mapped(monkeypatch, lambda asked: [[model_of(3)], [model_of(5)], [], [model_of(2)], [], []][asked])
     assert "\n" not in str(caught.value)
-    attempt, said = mapped(monkeypatch, lambda asked: [model_of(6)] if asked == 4 else [])
-    assert (attempt.rung, attempt.registered, len(said)) == ("incremental, loose, 3 x features", 6, 6)
+    attempt, _, rungs = mapped(monkeypatch, lambda asked: [model_of(6)] if asked == 4 else [])
+    assert (attempt.rung, attempt.registered, len(rungs)) == ("incremental, loose, 3 x features", 6, 6)
 
 
 def test_a_model_that_misses_its_photos_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt, _ = mapped(monkeypatch, lambda asked: [model_of(9, error=30.0 if asked < 2 else 1.0)], photos=9)
+    attempt, said, _ = mapped(monkeypatch, lambda asked: [model_of(9, error=30.0 if asked < 2 else 1.0)], photos=9)
     assert (attempt.rung, attempt.error) == ("global", 1.0)
-    with pytest.raises(InputError, match=r"under 60% of 9 photos could be placed \(incremental: 0 registered"):
+    assert "9 passed over as over 4 px wrong" in said[1]
+    with pytest.raises(
+        InputError, match=r"under 60% of 9 photos could be placed \(incremental: 0 reg.*fit no common lens"
+    ):
         mapped(monkeypatch, lambda asked: [model_of(9, error=30.0)], photos=9)
+
+
+def test_a_turn_on_the_spot_is_told_from_a_walk(tmp_path: Path) -> None:
+    """Where no lens is known it fits a wrong one that moves before a plane, with parallax and hardly an error."""
+    _, photos = take(tmp_path, moved=0.0, count=6)
+    said: list[str] = []
+    config = CONFIG.model_copy(update={"features": 150})
+    with pytest.raises(InputError, match=r"15 of 15 pairs match, 15 of them as if flat.*a turn on the spot.*step"):
+        sfm.reconstruct(photos, tmp_path / "photos", False, config, said.append, unrecorded)
+    assert "6 passed over as a turn on the spot" in said[1]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -568,7 +650,9 @@ def scene_of_film(
     folder: Path, capture: Path, photos: list[Photo], said: list[str], config: PosesConfig = CONFIG
 ) -> Estimate:
     (folder / "scene").mkdir()
-    return estimate_scene(capture, (folder / "photos", photos), config, SceneConfig(), folder / "scene", said.append)
+    return estimate_scene(
+        capture, (folder / "photos", photos), config, SceneConfig(), folder / "scene", said.append, unrecorded
+    )
 
 
 def test_cameras_in_time_have_the_bounds_of_their_first_frame(tmp_path: Path) -> None:
@@ -668,3 +752,19 @@ def test_real_cameras_are_refined_in_their_own_world(tmp_path: Path) -> None:
     moved = compare_cameras_of_one_world(poses._cameras(after), poses._cameras(given))
     assert 0 < moved.degrees.max() < 0.5
     assert 0 < moved.distance.max() < 0.02
+
+
+@pytest.mark.real
+@pytest.mark.skipif("LOUPE_DATA" not in os.environ, reason="LOUPE_DATA is unset")
+def test_the_dearer_setting_places_photos_far_apart(tmp_path: Path) -> None:
+    """Every second photo of banana, some 40 degrees apart, small: usual features place three of eight."""
+    taken = shots(Path(os.environ["LOUPE_DATA"]) / "banana")[::2]
+    photos = ingest(taken, IngestConfig(shrink=1), tmp_path, print).photos
+    placed: list[float] = []
+    config = CONFIG.model_copy(update={"image_size": 800, "features": 1000})
+    attempt = sfm.reconstruct(
+        photos, tmp_path, False, config, print, lambda _, rung: placed.append(rung["registered"])
+    )[1]
+    assert max(placed[:3]) < 0.6 * 8
+    assert attempt.registered >= 0.6 * 8
+    assert attempt.rung.endswith("3 x features")

@@ -242,7 +242,9 @@ def test_a_rational_lens_is_refused(tmp_path: Path, place: int) -> None:
 def test_a_model_by_colmap_itself(tmp_path: Path) -> None:
     """Photographs through a bent lens: COLMAP's own model of them, imported, has the true cameras."""
     capture, photos = take(tmp_path, k=-0.08)
-    write(reconstruct(photos, tmp_path / "photos", CONFIG, print)[0], capture / "sparse/0", ".bin")
+    write(
+        reconstruct(photos, tmp_path / "photos", False, CONFIG, print, lambda *_: None)[0], capture / "sparse/0", ".bin"
+    )
     made = estimate(tmp_path, capture, photos)
     assert made.scene.source == "colmap"
     error = compare_cameras([view.camera for view in made.scene.views], [true_camera(index) for index in range(9)])

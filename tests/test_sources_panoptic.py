@@ -201,7 +201,9 @@ def test_the_bounds_hold_the_players(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     table = ingest([shot for shot in shots if shot.frame < 2], IngestConfig(), tmp_path / "photos", print).photos
     photos = tmp_path / "photos", table
-    scene = estimate_scene(folder, photos, PosesConfig(), SceneConfig(), tmp_path / "scene", print).scene
+    scene = estimate_scene(
+        folder, photos, PosesConfig(), SceneConfig(), tmp_path / "scene", print, lambda *_: None
+    ).scene
     assert len(scene.views) == 62
     assert {scene.view(name).camera_id for name in scene.test} == {"0", "10", "15", "30"}
     held = []

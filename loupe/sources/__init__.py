@@ -37,12 +37,14 @@ class Layout(NamedTuple):
         shots: the capture's photos, in the order of their names; raises `InputError` where there are none.
         cameras: the cameras that the capture gives for the ingested photos; None where they must be estimated.
         masks: what masks mean in it (`loupe.scene.MaskUse`).
+        is_walk: whether its photos, in this order, are frames of one camera that moves.
     """
 
     recognises: Callable[[Path], bool]
     shots: Callable[[Path], list[Shot]]
     cameras: Callable[[Path, Sequence[Photo]], list[Given]] | None
     masks: MaskUse = "carve"
+    is_walk: bool = False
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -52,7 +54,7 @@ LAYOUTS: dict[str, Layout] = {
     # Before the COLMAP model that nerfstudio makes its file of, and keeps in the same folder.
     "nerfstudio": Layout(nerfstudio.recognises, nerfstudio.shots, nerfstudio.cameras, "look"),
     "colmap": Layout(colmap.recognises, colmap.shots, colmap.cameras),
-    "video": Layout(video.recognises, video.shots, None),
+    "video": Layout(video.recognises, video.shots, None, is_walk=True),
     "idr": Layout(idr.recognises, idr.shots, idr.cameras),
     "blendedmvs": Layout(blendedmvs.recognises, blendedmvs.shots, blendedmvs.cameras),
     "panoptic": Layout(panoptic.recognises, panoptic.shots, panoptic.cameras),
