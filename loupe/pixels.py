@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from loupe.rays import Cameras, Rays
 from loupe.scene import Level, Scene
@@ -33,6 +32,8 @@ class TrainingPixels:
         sizes = [image.shape[0] * image.shape[1] for image in self._images]
         self._start = torch.tensor([0, *np.cumsum(sizes)])
         self._width = torch.tensor([image.shape[1] for image in self._images])
+        self._pixels = tiles.pixels(level)
+        self._first = torch.tensor([tiles.first_pixel(name, level) for name in scene.train])
 
     @property
     def count(self) -> int:
@@ -49,16 +50,9 @@ class TrainingPixels:
         within, width = pixel - self._start[view], self._width[view]
         x, y = within % width, within // width
         rays = self._cameras.rays(view, x, y)
-        colours = self._read(view.numpy(), y.numpy(), x.numpy())
+        colours = torch.from_numpy(self._pixels[(self._first[view] + within).numpy()])
         return PixelBatch(Rays(*(part.to(device) for part in rays)), colours.to(device).float() / 255)
 
     def mean_colour(self) -> Float[Tensor, " 3"]:
         """The mean of every eighth row's pixels, in [0, 1]."""
         return torch.from_numpy(np.mean([image[::8].mean((0, 1)) for image in self._images], 0) / 255).float()
-
-    def _read(self, view: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> Tensor:
-        colours = np.empty((len(view), 3), np.uint8)
-        for index in np.unique(view):
-            mine = view == index
-            colours[mine] = self._images[index][y[mine], x[mine]]
-        return torch.from_numpy(colours)

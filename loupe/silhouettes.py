@@ -66,10 +66,12 @@ def carve_masks(scene: Scene, tiles: Tiles, config: CarveConfig, say: Callable[[
     names = _names_by_frame(scene, config, say)
     votes = Votes(config.least, config.agree)
     rough = _box_around(seen_together(scene), config.resolution)
-    solid = np.concatenate([rough.middles(_hull(scene, group, rough, votes)) for group in names.values()])
-    if not len(solid):
+    ever = np.zeros(rough.shape, bool)
+    for group in names.values():
+        ever |= _hull(scene, group, rough, votes)
+    if not ever.any():
         raise InputError(_blame(scene, names, rough))
-    corners = (solid[:, None] + rough.ends()).reshape(-1, 3)
+    corners = (rough.middles(ever)[:, None] + rough.ends()).reshape(-1, 3)
     space = bounded_space(np.unique(corners.round(9), axis=0), config.margin)
     box = _Box.of(space, grid_shape(space, config.resolution))
     occupied = torch.zeros(box.shape, dtype=torch.bool)

@@ -64,11 +64,22 @@ class Tiles:
 
     def image(self, name: str, level: Level) -> Pixels:
         """The view's pixels (h, w, 3), mapped, not read."""
-        if name not in self._entries[level]:
-            raise InputError(f"view {name!r} is not in the tiles")
-        entry = self._entries[level][name]
+        entry = self._entry(name, level)
         size = entry.height * entry.width * 3
         return self._pixels[level][entry.offset : entry.offset + size].reshape(entry.height, entry.width, 3)
+
+    def pixels(self, level: Level) -> Pixels:
+        """All views' pixels one after another (n, 3), mapped, not read."""
+        return self._pixels[level].reshape(-1, 3)
+
+    def first_pixel(self, name: str, level: Level) -> int:
+        """Which of `pixels` is the view's first."""
+        return self._entry(name, level).offset // 3
+
+    def _entry(self, name: str, level: Level) -> Entry:
+        if name not in self._entries[level]:
+            raise InputError(f"view {name!r} is not in the tiles")
+        return self._entries[level][name]
 
 
 def write_tiles(folder: Path, pictures: Iterable[tuple[str, Pixels]], ratio: int) -> int:

@@ -12,7 +12,7 @@ from loupe.scene import Scene
 from loupe.silhouettes import carve_masks
 from loupe.tiles import Tiles
 
-VERSION = 2
+VERSION = 3
 
 
 def main() -> None:
