@@ -1,4 +1,4 @@
-"""Seconds, memory and disk of the first four steps and of what training reads, on captures of full size.
+"""Seconds, memory and disk of the first four steps and of what training reads, on large captures.
 
 31 cameras that film 150 frames, with masks, and 60 photos of 12 megapixels, both with given cameras. Each step is a
 process of its own, watched from here. Its peak holds mapped pages of the tiles, too, which are the page cache's and

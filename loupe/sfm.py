@@ -29,8 +29,8 @@ from loupe.undistort import Lens
 if TYPE_CHECKING:
     import pycolmap
 
-# A detector holds the scale space of a photo: half a GB at 1600 pixels.
-_MOST_DETECTORS = 8
+# A detector holds the scale space of a photo: half a GB at 1600 pixels. All together stay under 3 GB.
+_MOST_DETECTORS = 4
 # Half the points must be seen from directions that differ by so many degrees.
 _LEAST_PARALLAX = 4.0
 # A model whose points miss their pixels by more than so many in the mean shows something else than the photos.
