@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 
 import torch
 
 from loupe.fields.radiance import Hits, RadianceField
+from loupe.progress import peak_memory_mb
 
 _LINE = 64  # bytes: less is not read from memory
 _TRIES = 20
@@ -57,4 +57,4 @@ def peak() -> float:
     """The most memory so far, in GB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return peak_memory_mb() * (1 << 20) / 1e9

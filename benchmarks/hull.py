@@ -23,7 +23,7 @@ from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 from loupe.scene import Scene
 from loupe.silhouettes import carve_masks
 from loupe.sources import LAYOUTS, recognise
-from loupe.tiles import Tiles, write_tiles
+from loupe.tiles import Tiles, cut_tiles
 
 LEFT_OUT = {"4", "14", "24"}
 SIDE, EVERY = 256, 16  # voxels a side for the comparison; of so many slabs one is asked voxel by voxel
@@ -38,7 +38,7 @@ def made(capture: Path, folder: Path) -> tuple[Scene, Tiles]:
     scene = estimate_scene(
         capture, photos, PosesConfig(), SceneConfig(), folder / "scene", lambda _: None, lambda *_: None
     ).scene
-    write_tiles(folder / "tiles", ((view.name, scene.picture(view.name)) for view in scene.views), scene.ratio)
+    cut_tiles(scene, folder / "tiles")
     return scene, Tiles(folder / "tiles")
 
 

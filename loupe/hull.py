@@ -75,28 +75,30 @@ class _Table:
 
     def __init__(self, view: Silhouette) -> None:
         self._mask, self._pose = view.mask, view.camera.cam_from_world
-        self._focal = np.array([view.camera.fx, view.camera.fy])
-        self._centre = np.array([view.camera.cx, view.camera.cy])
-        self._size = np.array([view.camera.width, view.camera.height])
+        self._focal = np.array([[view.camera.fx], [view.camera.fy]])
+        self._centre = np.array([[view.camera.cx], [view.camera.cy]])
+        self._size = np.array([[view.camera.width], [view.camera.height]])
         self._sums = cv2.integral(view.mask.astype(np.uint8))
 
     def ask(self, points: Array) -> tuple[Mask, Mask]:
         """Which points (n, 3) the view sees, and which of these lie in its mask."""
         pixels, front = self._project(points)
-        sees = front & ((pixels >= 0) & (pixels < self._size)).all(1)
-        x, y = np.where(sees[:, None], pixels, 0).astype(int).T
+        sees = front & ((pixels >= 0) & (pixels < self._size)).all(0)
+        x, y = np.where(sees, pixels, 0).astype(int)
         return sees, sees & self._mask[y, x]
 
     def bounds(self, corners: Array) -> tuple[Mask, Mask, Mask, Mask]:
         """Of boxes with these corners (n, 8, 3): whether some point may be seen, whether all are; whether some seen
         one may lie in the mask, whether all that are seen do."""
         pixels, front = self._project(corners.reshape(-1, 3))
-        pixels, front = pixels.reshape(-1, 8, 2), front.reshape(-1, 8)
+        # Corners before boxes: NumPy takes the least of many rows fast, and that of many short rows slowly.
+        pixels = np.ascontiguousarray(pixels.reshape(2, -1, 8).swapaxes(1, 2))
+        front = np.ascontiguousarray(front.reshape(-1, 8).T)
         first, last = np.floor(pixels.min(1)), np.floor(pixels.max(1))
-        sound, some_before = front.all(1), front.any(1)
-        within = sound & ((first >= 0) & (last < self._size)).all(1)
-        near = some_before & (~sound | ((last >= 0) & (first < self._size)).all(1))
-        (left, top), (right, bottom) = (np.clip(edge, 0, self._size - 1).astype(int).T for edge in (first, last))
+        sound, some_before = front.all(0), front.any(0)
+        within = sound & ((first >= 0) & (last < self._size)).all(0)
+        near = some_before & (~sound | ((last >= 0) & (first < self._size)).all(0))
+        (left, top), (right, bottom) = (np.clip(edge, 0, self._size - 1).astype(int) for edge in (first, last))
         inside = (
             self._sums[bottom + 1, right + 1]
             - self._sums[top, right + 1]
@@ -107,11 +109,11 @@ class _Table:
         return near, within, near & (~sound | (inside > 0)), sound & full
 
     def _project(self, points: Array) -> tuple[Array, Mask]:
-        """Pixel positions (n, 2), and which points lie before the camera."""
-        placed = points @ self._pose[:3, :3].T + self._pose[:3, 3]
-        front = placed[:, 2] > 0
-        depth = np.where(front, placed[:, 2], 1.0)
-        return placed[:, :2] / depth[:, None] * self._focal + self._centre, front
+        """Pixel positions (2, n), and which points lie before the camera."""
+        placed = np.ascontiguousarray((points @ self._pose[:3, :3].T).T) + self._pose[:3, 3:]
+        front = placed[2] > 0
+        depth = np.where(front, placed[2], 1.0)
+        return placed[:2] / depth * self._focal + self._centre, front
 
 
 def _decide(

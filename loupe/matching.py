@@ -25,8 +25,8 @@ from loupe.photos import Photo
 if TYPE_CHECKING:
     import pycolmap
 
-# A detector holds the scale space of a photo: half a GB at 1600 pixels.
-_MOST_DETECTORS = 8
+# A detector holds the scale space of a photo: half a GB at 1600 pixels. All together stay under 3 GB.
+_MOST_DETECTORS = 4
 _ALL_BUT_CHANCE = 0.95
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -171,7 +172,7 @@ def carve(
     for start in range(0, shape[0], rows):
         slab = slice(start, min(start + rows, shape[0]))
         voxels = voxels_of(space, shape, slab)
-        sight = torch.stack([voxels.in_view(camera)[0] for camera in cameras]).any(0)
+        sight = reduce(torch.logical_or, (voxels.in_view(camera)[0] for camera in cameras))
         watching, through = view_votes(voxels, sweeps)
         seen[slab] = sight.reshape(seen[slab].shape)
         clear[slab] = (through > config.look_through * watching).reshape(seen[slab].shape)

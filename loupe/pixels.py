@@ -42,16 +42,18 @@ class TrainingPixels:
     def __init__(self, scene: Scene, tiles: Tiles, level: Level) -> None:
         """Raises `InputError` if the masks let no pixel be looked at."""
         self._images = [tiles.image(name, level) for name in scene.train]
-        self._masks = [mask for name in scene.train if (mask := tiles.mask(name, level)) is not None]
-        self._use = scene.masks if self._masks else "carve"
+        masks = [mask for name in scene.train if (mask := tiles.mask(name, level)) is not None]
+        self._use = scene.masks if masks else "carve"
         # Of those drawn, how many may be looked at.
-        self._share = _seen_share(self._masks) if self._use == "look" else 1.0
+        self._share = _seen_share(masks) if self._use == "look" else 1.0
         if not self._share:
             raise InputError(f"{scene.folder}: the masks of the training views let nothing be looked at")
         self._cameras = Cameras.stack(scene.cameras(scene.train, level))
         sizes = [image.shape[0] * image.shape[1] for image in self._images]
         self._start = torch.tensor([0, *np.cumsum(sizes)])
         self._width = torch.tensor([image.shape[1] for image in self._images])
+        self._pixels, self._masks = tiles.pixels(level), tiles.masks(level)
+        self._first = torch.tensor([tiles.first_pixel(name, level) for name in scene.train])
 
     @property
     def count(self) -> int:
@@ -61,37 +63,37 @@ class TrainingPixels:
     def draw(self, count: int, generator: torch.Generator, device: torch.device | str) -> PixelBatch:
         """`count` pixels, every one as likely as any other, with replacement; about as many where masks hide some."""
         pixel = torch.randint(self.count, (math.ceil(count / self._share),), generator=generator)
-        if self._use == "look":
-            pixel = pixel[torch.from_numpy(_seen(self._read(self._masks, *self._place(pixel))))]
+        if self._masks is not None and self._use == "look":
+            pixel = pixel[torch.from_numpy(_seen(self._masks[self._place(pixel).stored.numpy()]))]
         return self.at(pixel, device)
 
     def at(self, pixel: Tensor, device: torch.device | str) -> PixelBatch:
         """The pixels (n,) counted through all views, row by row."""
-        view, x, y = self._place(pixel)
-        rays = Rays(*(part.to(device) for part in self._cameras.rays(view, x, y)))
-        colours = torch.from_numpy(self._read(self._images, view, x, y)).to(device).float() / 255
-        if self._use != "cut":
+        place = self._place(pixel)
+        rays = Rays(*(part.to(device) for part in self._cameras.rays(place.view, place.x, place.y)))
+        colours = torch.from_numpy(self._pixels[place.stored.numpy()]).to(device).float() / 255
+        if self._masks is None or self._use != "cut":
             return PixelBatch(rays, colours)
-        covered = torch.from_numpy(self._read(self._masks, view, x, y)).to(device).float() / 255
+        covered = torch.from_numpy(self._masks[place.stored.numpy()]).to(device).float() / 255
         return PixelBatch(rays, colours, covered)
 
     def mean_colour(self) -> Float[Tensor, " 3"]:
         """The mean of every eighth row's pixels, in [0, 1]."""
         return torch.from_numpy(np.mean([image[::8].mean((0, 1)) for image in self._images], 0) / 255).float()
 
-    def _place(self, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """View, column and row."""
+    def _place(self, pixel: Tensor) -> _Place:
         view = torch.searchsorted(self._start, pixel, right=True) - 1
         within, width = pixel - self._start[view], self._width[view]
-        return view, within % width, within // width
+        return _Place(view, within % width, within // width, self._first[view] + within)
 
-    def _read(self, pictures: Sequence[Pixels], view: Tensor, x: Tensor, y: Tensor) -> Pixels:
-        column, row = x.numpy(), y.numpy()
-        values = np.empty((len(view), *pictures[0].shape[2:]), np.uint8)
-        for index in np.unique(view.numpy()):
-            mine = view.numpy() == index
-            values[mine] = pictures[index][row[mine], column[mine]]
-        return values
+
+class _Place(NamedTuple):
+    """View, column and row of pixels, and where they are stored."""
+
+    view: Tensor
+    x: Tensor
+    y: Tensor
+    stored: Tensor
 
 
 def _seen_share(masks: Sequence[Pixels]) -> float:

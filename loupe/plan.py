@@ -37,8 +37,9 @@ def draw_plan(scene: Scene, side: int = 800) -> Pixels:
     plan = np.full((side, side, 3), 255, np.uint8)
     x, y = pixel(points[shown]).clip(0, side - 1).T
     plan[y, x] = scene.points.rgb[shown]
+    test = set(scene.test)
     for view, center in zip(scene.views, centers, strict=True):
-        colour = _TEST if view.name in scene.test else _TRAIN
+        colour = _TEST if view.name in test else _TRAIN
         tip = center + axes @ view.camera.forward * 25 / scale
         cv2.arrowedLine(plan, pixel(center).tolist(), pixel(tip).tolist(), colour, 2, cv2.LINE_AA, tipLength=0.4)
     return plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from loupe.scene import MaskUse, Points, Scene, View
 from loupe.sfm import Record, Say, attempt_of, lens_of, reconstruct, refine, triangulate
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
-from loupe.undistort import undistort
+from loupe.undistort import Lens, undistort
 
 if TYPE_CHECKING:
     import pycolmap
@@ -366,7 +367,7 @@ def _view(one: Given, bounds: tuple[float, float] | None, folder: Path, out: Pat
         near, far = bounds
         straight = lens.camera(pose)
         plain = View(photo.name, straight, photo.file, near, far, photo.camera_id, photo.frame, photo.mask)
-        bent = lens.displacement()
+        bent = _bend(lens)
     except InputError as error:
         raise InputError(f"photo {photo.name}: {error}") from None
     if bent <= _STRAIGHT_ENOUGH:
@@ -381,6 +382,12 @@ def _view(one: Given, bounds: tuple[float, float] | None, folder: Path, out: Pat
         mask = f"masks/{photo.name}.png"
         write_image(out / mask, undistort(read_image(folder / photo.mask), lens, camera))
     return replace(plain, camera=camera, image=image, mask=mask, lens=tuple(lens))
+
+
+@cache
+def _bend(lens: Lens) -> float:
+    """How far it moves a point at most, in pixels; a film's frames share a lens."""
+    return lens.displacement()
 
 
 def _depths(pose: Array, points: Array) -> Array:

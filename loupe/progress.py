@@ -6,11 +6,13 @@ TERM=dumb asks for plain lines on a terminal, too: live ones of several steps at
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,7 +102,10 @@ def in_words(seconds: float) -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held so far, in MiB."""
+    """The most memory that this process has held so far, in MiB; pages of mapped files count."""
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf8")):
+            return int(found[1]) / 1024  # what `getrusage` tells begins at the memory of whoever started this process
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / _PER_MEGABYTE if sys.platform == "darwin" else peak / 1024
 

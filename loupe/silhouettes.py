@@ -23,7 +23,7 @@ from loupe.errors import InputError
 from loupe.hull import Grid, Silhouette, Votes, carve_hull, dissenters
 from loupe.images import HALF
 from loupe.occupancy import CarveConfig, Occupancy, grid_shape, without_specks
-from loupe.scene import Scene
+from loupe.scene import Level, Scene
 from loupe.space import Space, bounded_space, seen_together
 from loupe.tiles import Tiles
 
@@ -66,16 +66,18 @@ def carve_masks(scene: Scene, tiles: Tiles, config: CarveConfig, say: Callable[[
     names = _names_by_frame(scene, config, say)
     votes = Votes(config.least, config.agree)
     rough = _box_around(seen_together(scene), config.resolution)
-    solid = np.concatenate([rough.middles(_hull(scene, group, rough, votes)) for group in names.values()])
-    if not len(solid):
-        raise InputError(_blame(scene, names, rough))
-    corners = (solid[:, None] + rough.ends()).reshape(-1, 3)
+    ever = np.zeros(rough.shape, bool)
+    for group in names.values():
+        ever |= _hull(scene, tiles, group, rough, votes)
+    if not ever.any():
+        raise InputError(_blame(scene, tiles, names, rough))
+    corners = (rough.middles(ever)[:, None] + rough.ends()).reshape(-1, 3)
     space = bounded_space(np.unique(corners.round(9), axis=0), config.margin)
     box = _Box.of(space, grid_shape(space, config.resolution))
     occupied = torch.zeros(box.shape, dtype=torch.bool)
     clouds = {}
     for frame, group in names.items():
-        hull = without_specks(torch.from_numpy(_hull(scene, group, box, votes)))
+        hull = without_specks(torch.from_numpy(_hull(scene, tiles, group, box, votes)))
         occupied |= hull
         clouds[frame] = _surface(scene, tiles, group, box, hull.numpy())
     return Moving(space, Occupancy(occupied), clouds)
@@ -131,27 +133,28 @@ def _names_by_frame(scene: Scene, config: CarveConfig, say: Callable[[str], None
     return dict(sorted(names.items()))
 
 
-def _hull(scene: Scene, names: Sequence[str], box: _Box, votes: Votes) -> Grid:
-    views = [_silhouette(scene, name, box.world_from_frame) for name in names]
+def _hull(scene: Scene, tiles: Tiles, names: Sequence[str], box: _Box, votes: Votes) -> Grid:
+    views = [_silhouette(scene, tiles, name, box.world_from_frame) for name in names]
     return carve_hull(views, box.low, box.voxel, box.shape, votes)
 
 
-def _silhouette(scene: Scene, name: str, world_from_frame: Array) -> Silhouette:
+def _silhouette(scene: Scene, tiles: Tiles, name: str, world_from_frame: Array) -> Silhouette:
     """A view's mask at a moderate size, its camera seen from a box's frame."""
-    view = scene.view(name)
-    mask = scene.mask(name)
-    assert mask is not None, name
+    level: Level = "low" if scene.sealed else "full"
+    mask, camera = tiles.mask(name, level), scene.camera(name, level)
+    if mask is None:
+        raise InputError(f"{scene.folder}: its tiles have no masks; run cut_tiles again")
     scale = min(1.0, _LONGEST / max(mask.shape))
-    width, height = (max(1, round(side * scale)) for side in (view.camera.width, view.camera.height))
+    width, height = (max(1, round(side * scale)) for side in (camera.width, camera.height))
     small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-    camera = view.camera.resized(width, height)
+    camera = camera.resized(width, height)
     return Silhouette(small > HALF, replace(camera, cam_from_world=camera.cam_from_world @ world_from_frame))
 
 
-def _blame(scene: Scene, names: Mapping[int, Sequence[str]], box: _Box) -> str:
+def _blame(scene: Scene, tiles: Tiles, names: Mapping[int, Sequence[str]], box: _Box) -> str:
     """Why the first frame's hull is empty."""
     frame, group = next(iter(names.items()))
-    views = [_silhouette(scene, name, box.world_from_frame) for name in group]
+    views = [_silhouette(scene, tiles, name, box.world_from_frame) for name in group]
     coarse = _Box(box.frame_from_world, box.low, box.voxel * (np.array(box.shape) / _COARSE), (_COARSE,) * 3)
     agreeing, against = dissenters(views, coarse.middles(np.ones(coarse.shape, bool)))
     found = (

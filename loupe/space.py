@@ -308,15 +308,20 @@ def _near_plane(cameras: Sequence[Camera], nears: Sequence[float], factor: float
 
 
 def seen_together(scene: Scene) -> Array:
-    """Points (n, 3) all over the training views' frusta, between near and far, that at least half as many views see as
-    see the best-seen one."""
+    """Random points (n, 3) all over the training views' frusta, between near and far, that at least half as many views
+    see as see the best-seen one."""
     views = [scene.view(name) for name in scene.train]
     across, down, deep = (grid.ravel() for grid in np.meshgrid(*[np.linspace(0, 1, 24)] * 3, indexing="ij"))
+    # A few of all views' points, taken before there are any: a long film's frusta hold 10^8.
+    total = len(views) * len(deep)
+    chosen = np.sort(np.random.default_rng(0).choice(total, min(total, _MOST_POINTS), replace=False, shuffle=False))
+    which, within = np.divmod(chosen, len(deep))
     clouds = []
-    for view in views:
-        pixels = np.stack([across * view.camera.width, down * view.camera.height], 1)
-        clouds.append(view.camera.unproject(pixels, view.near + deep * (view.far - view.near)))
-    points = _thinned(np.concatenate(clouds))
+    for place, view in enumerate(views):
+        taken = within[which == place]
+        pixels = np.stack([across[taken] * view.camera.width, down[taken] * view.camera.height], 1)
+        clouds.append(view.camera.unproject(pixels, view.near + deep[taken] * (view.far - view.near)))
+    points = np.concatenate(clouds)
     seen = np.zeros(len(points), int)
     for view in views:
         pixels, depth = view.camera.project(points)

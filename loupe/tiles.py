@@ -19,7 +19,7 @@ import numpy as np
 
 from loupe.errors import InputError
 from loupe.images import Pixels, shrink
-from loupe.scene import Level
+from loupe.scene import Level, Scene
 
 LEVELS: tuple[Level, Level] = ("full", "low")
 
@@ -70,6 +70,20 @@ class Tiles:
         """The view's mask (h, w), 255 where the view has none, mapped, not read; None in a scene without masks."""
         return self._of(self._masks, name, level, 1)[..., 0] if self._masks else None
 
+    def pixels(self, level: Level) -> Pixels:
+        """All views' pixels one after another (n, 3), mapped; raises `InputError` if there is no such level."""
+        self._check(level)
+        return self._pixels[level]
+
+    def masks(self, level: Level) -> Pixels | None:
+        """Their masks (n,), mapped, not read; None in a scene without masks."""
+        self._check(level)
+        return self._masks[level][:, 0] if self._masks else None
+
+    def first_pixel(self, name: str, level: Level) -> int:
+        """Which of `pixels` is the view's first."""
+        return self._entry(name, level).first
+
     def _mapped(self, path: Path, level: Level, channels: int) -> Pixels:
         """A level's file, (pixels, channels)."""
         size = channels * sum(entry.height * entry.width for entry in self._entries[level].values())
@@ -78,13 +92,26 @@ class Tiles:
         return np.memmap(path, np.uint8, "r").reshape(-1, channels)
 
     def _of(self, pixels: dict[Level, Pixels], name: str, level: Level, channels: int) -> Pixels:
-        if level not in self._entries:
-            raise InputError(f"{self._folder}: the {level} resolution is sealed: nothing may be trained on it")
-        if name not in self._entries[level]:
-            raise InputError(f"view {name!r} is not in the tiles")
-        entry = self._entries[level][name]
+        entry = self._entry(name, level)
         count = entry.height * entry.width
         return pixels[level][entry.first : entry.first + count].reshape(entry.height, entry.width, channels)
+
+    def _entry(self, name: str, level: Level) -> Entry:
+        self._check(level)
+        if name not in self._entries[level]:
+            raise InputError(f"view {name!r} is not in the tiles")
+        return self._entries[level][name]
+
+    def _check(self, level: Level) -> None:
+        if level not in self._entries:
+            raise InputError(f"{self._folder}: the {level} resolution is sealed: nothing may be trained on it")
+
+
+def cut_tiles(scene: Scene, folder: Path) -> int:
+    """Cut all of a scene's pictures, and masks if it has any, into `folder`, which exists; see `write_tiles`."""
+    pictures = ((view.name, scene.picture(view.name)) for view in scene.views)
+    masked = any(view.mask for view in scene.views)
+    return write_tiles(folder, pictures, scene.ratio, scene.mask if masked else None, scene.sealed)
 
 
 def write_tiles(

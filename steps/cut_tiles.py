@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loupe import tracking
 from loupe.scene import Scene
-from loupe.tiles import write_tiles
+from loupe.tiles import cut_tiles
 
 VERSION = 2
 
@@ -25,9 +25,7 @@ def main() -> None:
     with tracking.step("cut_tiles", given.scene.parent.name, given.log, inputs=[given.scene]) as log:
         scene = Scene.load(given.scene)
         given.out.mkdir(parents=True, exist_ok=True)
-        pictures = ((view.name, scene.picture(view.name)) for view in scene.views)
-        masked = any(view.mask for view in scene.views)
-        size = write_tiles(given.out, pictures, scene.ratio, scene.mask if masked else None, scene.sealed)
+        size = cut_tiles(scene, given.out)
         log.summary({"views": len(scene.views), "bytes": size})
         log.say(f"{len(scene.views)} views, {size / 1e6:.1f} MB")
 

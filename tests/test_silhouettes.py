@@ -51,9 +51,10 @@ def shoot(folder: Path, turned: float = 0.0, black: tuple[int, ...] = ()) -> tup
             views.append(View(name, posed, "x", 1.5, 4.5, str(number), frame, f"masks/{name}.png"))
             pictures.append((name, picture))
     names = [view.name for view in views]
-    write_tiles(folder, pictures, 1)
     test = [name for name in names if name.startswith("0_")]
-    return Scene(folder, views, Points.none(), [n for n in names if n not in test], test, 1, "made"), Tiles(folder)
+    scene = Scene(folder, views, Points.none(), [n for n in names if n not in test], test, 1, "made")
+    write_tiles(folder, pictures, 1, scene.mask)
+    return scene, Tiles(folder)
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +108,21 @@ def test_cameras_that_do_not_belong_to_the_masks_are_blamed(tmp_path: Path) -> N
 
 
 def test_a_mask_that_does_not_fit_or_is_gone_is_named(tmp_path: Path) -> None:
-    scene, tiles = shoot(tmp_path)
+    scene, _ = shoot(tmp_path)
     path = tmp_path / "masks/5_3.png"
     write_image(path, np.full((9, 8), 255, np.uint8))
-    with pytest.raises(
-        InputError, match=rf"^{path}: shape \(9, 8\), expected \({SIZE[1]}, {SIZE[0]}\); run estimate_poses"
-    ):
-        carve_masks(scene, tiles, CONFIG, print)
+    with pytest.raises(InputError, match=rf"^{path}: shape \(9, 8\), expected \({SIZE[1]}, {SIZE[0]}\); run estimate"):
+        scene.mask("5_3")
     path.unlink()
     with pytest.raises(InputError, match=rf"^{path}: cannot be read"):
-        carve_masks(scene, tiles, CONFIG, print)
+        scene.mask("5_3")
+
+
+def test_tiles_without_masks_are_named(tmp_path: Path) -> None:
+    scene, tiles = shoot(tmp_path)
+    write_tiles(tmp_path, [(name, tiles.image(name, "full").copy()) for name in tiles.names], 1)
+    with pytest.raises(InputError, match="its tiles have no masks; run cut_tiles again"):
+        carve_masks(scene, Tiles(tmp_path), CONFIG, print)
 
 
 def test_too_few_masks_are_refused_and_missing_ones_counted(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def scene_of(capture: Path, seal: int) -> tuple[Scene, Path]:
         SceneConfig(ratio=SEAL, split=split),
         folder / "scene",
         print,
+        lambda *_: None,
     )
     return made.scene, folder / "reference"
 
