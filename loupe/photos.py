@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from loupe.config import Config
 from loupe.decoding import Decoded, Unusable, decode, is_foreign, is_picture, is_plain_png
 from loupe.errors import InputError
 from loupe.images import Pixels, fit, sharpness, shrink, write_image
+from loupe.subtraction import refuse_unfit, subtract
 from loupe.video import read_frames, sharpest_frames
 
 MIN_PHOTOS = 3
@@ -42,11 +43,14 @@ class IngestConfig(Config):
         shrink: photos are shrunk by this whole factor, averaging areas; that is the input scale.
         frames: of a video through a scene that holds still: so many, the sharpest of as many equal stretches.
         every: of a scene that moves: each n-th frame.
+        masks: those that are given, or, of a subject that moves before cameras that stand still, those that background
+            subtraction finds (`subtract`); these replace given ones, which are not even read.
     """
 
     shrink: int = Field(1, ge=1, le=64)
     frames: int = Field(120, ge=MIN_PHOTOS)
     every: int = Field(1, ge=1)
+    masks: Literal["given", "subtract"] = "given"
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,14 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
     its own. A photo that cannot be used is left out and named; photos that look the same are named and kept.
 
     Raises:
-        InputError: two photos share a name but for case or suffix, fewer than three are usable, or a video is none.
+        InputError: two photos share a name but for case or suffix, fewer than three are usable, a video is none, or
+            masks cannot be subtracted.
     """
     shots = [still for shot in shots if shot.frame % config.every == 0 for still in _stills(shot, config.frames)]
     _refuse_clashes(shots)
+    subtracted = config.masks == "subtract"
+    if subtracted:
+        refuse_unfit(shots)
     photos: list[Photo] = []
     left_out: dict[str, str] = {}
     thumbnails: list[Pixels] = []
@@ -174,7 +182,7 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
         try:
             if isinstance(decoded, Unusable):
                 raise decoded
-            decoded = _with_mask(decoded, shot.mask)
+            decoded = decoded._replace(alpha=None) if subtracted else _with_mask(decoded, shot.mask)
             photo, thumbnail = _store(shot, decoded, config.shrink, out)
         except Unusable as reason:
             left_out[str(shot)] = str(reason)
@@ -190,6 +198,8 @@ def ingest(shots: Sequence[Shot], config: IngestConfig, out: Path, say: Callable
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
         where = f"{shots[0].file.parent}: " if shots else ""
         raise InputError(f"{where}{len(photos)} of {len(shots)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+    if subtracted:
+        photos = subtract(photos, out, say)
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
     (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     alike = _find_alike(photos, miniatures)
