@@ -30,12 +30,13 @@ Floats = NDArray[np.float32]
 
 _ASKED = 32  # frames that are asked for the commonest colour; all are averaged
 _BAND_BYTES = 1 << 28  # of the asked frames that are held at once
+_AGREE = 3  # frames must agree on the background at least: two may do so by chance
 _LEAD = 2  # times as common as the next colour must the background's be
 _SAME = 4.0  # times the noise: two values nearer together than that may be one
 _DIFFERS = 7.0  # times the noise: a frame that is as far from the plate shows something else
 _SHADOW = 0.7  # of the light is left in the shadows that are recognised, and more
 _GREY = 3.0  # times the noise by which the colour of a shadow may be off
-_LEAST_NOISE = 1.0  # grey levels: rounding and compression leave as much
+_NOISE = 1.0, 8.0  # grey levels: rounding and compression leave the least, what is above the most has moved
 _SMALL = 512  # pixels, at most twice as many, along a side of the pictures that exposure and noise are measured on
 _SPECK = 5e-4  # of the picture: foreground smaller than that is none
 
@@ -82,7 +83,7 @@ def exposure(picture: Pixels, reference: Pixels) -> Floats:
 
 
 def noise_level(pictures: Sequence[Pixels]) -> float:
-    """The standard deviation of a value from picture to picture, at least a grey level.
+    """The standard deviation of a value from picture to picture, from 1 to 8 grey levels.
 
     The median over places, so what changes in less than half of the picture does not count.
     """
@@ -90,12 +91,12 @@ def noise_level(pictures: Sequence[Pixels]) -> float:
         cv2.blur((after.astype(np.float32) - before).astype(np.float32) ** 2, (3, 3)).mean(2)
         for before, after in pairwise(pictures)
     ]
-    return max(_LEAST_NOISE, float(np.sqrt(np.median(squares) / 2)))
+    return float(np.clip(np.sqrt(np.median(squares) / 2), *_NOISE))
 
 
 def commonest(pictures: Sequence[Pixels], tolerance: float) -> tuple[Pixels, Mask]:
     """For each pixel the colour that most of the pictures show, but for a `tolerance` in each channel, (h, w, 3); and
-    whether it is clearly more common than any other (h, w)."""
+    whether at least three do and it is clearly more common than any other (h, w)."""
     support = np.ones((len(pictures), *pictures[0].shape[:2]), np.uint8)
     for place, picture in enumerate(pictures):
         for other in range(place):
@@ -109,7 +110,7 @@ def commonest(pictures: Sequence[Pixels], tolerance: float) -> tuple[Pixels, Mas
     first = support.max(0)
     for place, picture in enumerate(pictures):
         support[place][_alike(picture, colour, tolerance)] = 0
-    return colour, first >= _LEAD * support.max(0)
+    return colour, (first >= _AGREE) & (first >= _LEAD * support.max(0))
 
 
 def foreground(picture: Pixels, plate: Plate) -> Pixels:

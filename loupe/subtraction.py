@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Taken = TypeVar("Taken", "Photo", "Shot")
 
 MIN_FRAMES = 8
-_NEARLY_ALL = 0.95  # of a mask white, or of a plate unsettled
+_NEARLY_ALL = 0.95  # of a mask
 _WHERE = "ingest.masks: subtract"
 
 
@@ -100,6 +100,4 @@ def _say_what_is_odd(shares: dict[str, float], unsettled: dict[str, float], say:
     if black := [name for name, share in shares.items() if not share]:
         say(f"{len(black)} subtracted masks are all black; their views have no mask, the first is {black[0]}")
     if white := [name for name, share in shares.items() if share > _NEARLY_ALL]:
-        say(
-            f"{len(white)} subtracted masks are nearly all white, the first is that of {white[0]}; does it stand still?"
-        )
+        say(f"{len(white)} subtracted masks are nearly all white (does the camera move?), the first is {white[0]}'s")
