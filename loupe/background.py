@@ -37,7 +37,7 @@ _DIFFERS = 7.0  # times the noise: a frame that is as far from the plate shows s
 _SHADOW = 0.7  # of the light is left in the shadows that are recognised, and more
 _GREY = 3.0  # times the noise by which the colour of a shadow may be off
 _NOISE = 1.0, 8.0  # grey levels: rounding and compression leave the least, what is above the most has moved
-_SMALL = 512  # pixels, at most twice as many, along a side of the pictures that exposure and noise are measured on
+_SMALL = 256  # pixels, at most twice as many, along a side of the pictures that exposure and noise are measured on
 _SPECK = 5e-4  # of the picture: foreground smaller than that is none
 
 
@@ -63,8 +63,11 @@ def clean_plate(frames: Sequence[Frame]) -> Plate:
     gains /= np.median(gains, 0)
     noise = noise_level([_evened(picture, gain) for picture, gain in zip(small, gains, strict=True)])
     height, width = asked[0]().shape[:2]
+    # Copies, for a view would hold its whole frame.
     bands = [
-        commonest([_evened(frame()[band], gain) for frame, gain in zip(asked, gains, strict=True)], _SAME * noise)
+        commonest(
+            [_evened(frame()[band].copy(), gain) for frame, gain in zip(asked, gains, strict=True)], _SAME * noise
+        )
         for band in _bands(height, width * 3 * len(asked))
     ]
     picture, settled = (np.concatenate(parts) for parts in zip(*bands, strict=True))

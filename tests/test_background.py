@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -286,3 +287,14 @@ def test_frames_that_could_not_be_used_are_missed(tmp_path: Path) -> None:
     shots[3].file.write_bytes(b"")
     with pytest.raises(InputError, match=f"camera a has {MIN_FRAMES - 1} frames"):
         run(shots, tmp_path / "out")
+
+
+def test_memory_does_not_hold_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = np.random.default_rng(0).integers(50, 200, (400, 400, 3)).astype(np.uint8)
+    monkeypatch.setattr(background, "_BAND_BYTES", 1 << 20)
+    monkeypatch.setattr(background, "_SMALL", 50)
+    tracemalloc.start()
+    clean_plate([partial(np.copy, wall)] * 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 28 * wall.nbytes  # 21 for sums and bands; with the 32 frames that are asked it would be 37
