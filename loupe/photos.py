@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loupe.alike import find_alike, miniature
 from loupe.camera import Array
@@ -26,6 +26,7 @@ from loupe.decoding import Decoded, Unusable, decode, is_foreign, is_picture, is
 from loupe.errors import InputError
 from loupe.images import Pixels, fit, sharpness, shrink, write_image
 from loupe.looks import Look, look
+from loupe.subtraction import refuse_unfit, subtract
 from loupe.video import read_frames, sharpest_frames
 
 MIN_PHOTOS = 3
@@ -48,12 +49,21 @@ class IngestConfig(Config):
         every: of a scene that moves: each n-th frame.
         seal: above 1, the photos are handed on shrunk by this factor once more, and what they would be without it is
             sealed: the reference that scoring alone opens.
+        masks: those that are given, or, of a subject that moves before cameras that stand still, those that background
+            subtraction finds (`subtract`); these replace given ones, which are not even read.
     """
 
     shrink: int = Field(1, ge=1, le=64)
     frames: int = Field(120, ge=MIN_PHOTOS)
     every: int = Field(1, ge=1)
     seal: int = Field(1, ge=1, le=16)
+    masks: Literal["given", "subtract"] = "given"
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> IngestConfig:
+        if self.seal > 1 and self.masks == "subtract":
+            raise ValueError("seal: masks by subtraction are not sealed; leave one of the two out")
+        return self
 
 
 @dataclass(frozen=True)
@@ -180,10 +190,14 @@ def ingest(
     `config.seal`, what is sealed goes into `reference`, which exists.
 
     Raises:
-        InputError: two photos share a name but for case or suffix, fewer than three are usable, or a video is none.
+        InputError: two photos share a name but for case or suffix, fewer than three are usable, a video is none, or
+            masks cannot be subtracted.
     """
     shots = [still for shot in shots if shot.frame % config.every == 0 for still in _stills(shot, config.frames)]
     _refuse_clashes(shots)
+    subtracted = config.masks == "subtract"
+    if subtracted:
+        refuse_unfit(shots)
     photos: list[Photo] = []
     looks: list[Look] = []
     left_out: dict[str, str] = {}
@@ -194,7 +208,7 @@ def ingest(
         try:
             if isinstance(decoded, Unusable):
                 raise decoded
-            decoded = _with_mask(decoded, shot.mask)
+            decoded = decoded._replace(alpha=None) if subtracted else _with_mask(decoded, shot.mask)
             photo, small = _store(shot, decoded, config, out)
             if reference is not None:
                 _seal(shot, decoded, config, reference)
@@ -212,6 +226,8 @@ def ingest(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
         where = f"{shots[0].file.parent}: " if shots else ""
         raise InputError(f"{where}{len(photos)} of {len(shots)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+    if subtracted:
+        photos = subtract(photos, out, say)
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
     (out / "photos.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     alike = _find_alike(photos, miniatures)
