@@ -17,8 +17,9 @@ from benchmarks._machine import peak, seconds
 from loupe.camera import Array, Camera
 from loupe.hull import Grid, Silhouette, Votes, carve_hull, live
 from loupe.images import read_image
+from loupe.ingestion import IngestConfig, ingest
 from loupe.occupancy import CarveConfig
-from loupe.photos import IngestConfig, ingest, read_photos
+from loupe.photos import read_photos
 from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 from loupe.scene import Scene
 from loupe.silhouettes import carve_masks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loupe import tracking
 from loupe.config import read_section
-from loupe.photos import IngestConfig, ingest
+from loupe.ingestion import IngestConfig, ingest
 from loupe.report.photos import render_photos
 from loupe.sources import LAYOUTS, recognise
 

@@ -10,7 +10,8 @@ from PIL import ExifTags, Image
 
 from loupe.camera import Array
 from loupe.images import read_image, write_image
-from loupe.photos import IngestConfig, Photo, ingest
+from loupe.ingestion import IngestConfig, ingest
+from loupe.photos import Photo
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
 

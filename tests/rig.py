@@ -14,7 +14,8 @@ import numpy as np
 
 from loupe.camera import Array
 from loupe.images import Pixels, read_image
-from loupe.photos import IngestConfig, Photo, Shot, ingest
+from loupe.ingestion import IngestConfig, ingest
+from loupe.photos import Photo, Shot
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
 

@@ -18,7 +18,8 @@ from loupe import background
 from loupe.background import clean_plate, commonest, exposure, foreground, noise_level
 from loupe.errors import InputError
 from loupe.images import Pixels, read_image
-from loupe.photos import IngestConfig, Ingested, Shot, ingest, read_photos
+from loupe.ingestion import IngestConfig, Ingested, ingest
+from loupe.photos import Shot, read_photos
 from loupe.sources import LAYOUTS
 from loupe.subtraction import MIN_FRAMES
 

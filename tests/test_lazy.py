@@ -20,9 +20,10 @@ from test_silhouettes import CONFIG, shoot
 
 from benchmarks._ball import film
 from loupe.images import write_image
+from loupe.ingestion import IngestConfig, ingest
 from loupe.occupancy import CarveConfig
 from loupe.patches import TrainingPatches
-from loupe.photos import IngestConfig, Shot, ingest, read_photos
+from loupe.photos import Shot, read_photos
 from loupe.pixels import TrainingPixels
 from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 from loupe.scene import Points, Scene, View
@@ -61,7 +62,7 @@ def staring(count: int, folder: Path) -> Scene:
 
 
 def test_ingestion_holds_one_photo_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loupe.photos._MOST_THUMBNAILS", 8)
+    monkeypatch.setattr("loupe.ingestion._MOST_THUMBNAILS", 8)
     shots = [Shot(f"{number:03d}", tmp_path / f"{number:03d}.png") for number in range(MANY)]
     for number, shot in enumerate(shots):
         write_image(shot.file, noise(number))

@@ -22,8 +22,9 @@ from loupe.camera import Array, Camera
 from loupe.config import parse_section
 from loupe.errors import InputError
 from loupe.images import Pixels, shrink, write_image
+from loupe.ingestion import IngestConfig, ingest
 from loupe.matching import Matches
-from loupe.photos import IngestConfig, Photo, ingest
+from loupe.photos import Photo
 from loupe.poses import (
     Estimate,
     PosesConfig,

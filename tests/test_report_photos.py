@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.images import read_image, write_image
+from loupe.ingestion import IngestConfig, Ingested, ingest
 from loupe.looks import Look, look
-from loupe.photos import IngestConfig, Ingested, Photo, Shot, ingest
+from loupe.photos import Photo, Shot
 from loupe.report.charts import line_chart
 from loupe.report.photos import render_photos
 from loupe.report.remarks import BLACK, BLANK_MASK, BLURRY, BRIGHT, DARK, NO_FOCAL, NO_MASK, SIZE, WHITE

@@ -26,7 +26,7 @@ from loupe.align import compare_cameras
 from loupe.camera import Array
 from loupe.config import parse_section
 from loupe.errors import InputError
-from loupe.photos import IngestConfig, ingest
+from loupe.ingestion import IngestConfig, ingest
 from loupe.poses import PosesConfig
 from loupe.sfm import reconstruct
 from loupe.sources import colmap, recognise

@@ -11,7 +11,7 @@ import pytest
 from rig import HEIGHT, SPOT, WIDTH, Posed, check_cameras, ingested_cameras, read_cameras, ring, save
 
 from loupe.errors import InputError
-from loupe.photos import IngestConfig, ingest
+from loupe.ingestion import IngestConfig, ingest
 from loupe.sources import easymocap, recognise
 
 CAMERAS = dict(zip(["01", "10", "2"], ring(3), strict=True))

@@ -14,7 +14,8 @@ from rig import HEIGHT, WIDTH, Posed, check_cameras, ingested_cameras, read_came
 
 from loupe.camera import Array, Camera
 from loupe.errors import InputError
-from loupe.photos import IngestConfig, Photo, Shot, ingest
+from loupe.ingestion import IngestConfig, ingest
+from loupe.photos import Photo, Shot
 from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 from loupe.sources import LAYOUTS, panoptic, recognise
 from loupe.sources.given import Given

@@ -10,7 +10,7 @@ from test_video import SIZE, encode, grey, noise
 
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
-from loupe.photos import IngestConfig, Ingested, ingest
+from loupe.ingestion import IngestConfig, Ingested, ingest
 from loupe.sources import LAYOUTS, recognise
 
 

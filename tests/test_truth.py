@@ -13,10 +13,11 @@ from conftest import room_camera, room_photo
 
 from loupe.errors import InputError
 from loupe.images import read_image, shrink, write_image
+from loupe.ingestion import IngestConfig, ingest
 from loupe.method import Recipe, Setting
 from loupe.methods import METHODS
 from loupe.occupancy import Occupancy
-from loupe.photos import IngestConfig, Shot, ingest
+from loupe.photos import Shot
 from loupe.poses import PosesConfig, SceneConfig, SplitConfig, estimate_scene
 from loupe.scene import Scene
 from loupe.sources import LAYOUTS

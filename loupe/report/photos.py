@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from loupe.ingestion import BLURRED, Ingested, usual_sharpness
 from loupe.looks import BLACKEST, WHITEST, Look
-from loupe.photos import BLURRED, Ingested, Photo, usual_sharpness
+from loupe.photos import Photo
 from loupe.report.charts import Chart, draw
 from loupe.report.remarks import CLIPPED, MEANING, NO_FOCAL, STOPS, Remark, limit, remark, signed, size, spread, stops
 from loupe.report.templates import data_uri, fill, style

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from loupe.camera import Array
+from loupe.ingestion import BLURRED, looks_blurred, usual_sharpness
 from loupe.looks import Look
-from loupe.photos import BLURRED, Photo, looks_blurred, usual_sharpness
+from loupe.photos import Photo
 
 # Half or twice the light. With the exposure locked, the demo, fern and banana stay within 0.2 stops of their median.
 STOPS = 1.0

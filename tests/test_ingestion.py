@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 
 from loupe.errors import InputError
 from loupe.images import read_image
-from loupe.photos import IngestConfig, Ingested, Shot, find_photos, ingest, read_photos
+from loupe.ingestion import IngestConfig, Ingested, ingest
+from loupe.photos import Shot, find_photos, read_photos
 
 RANDOM = np.random.default_rng(0)
 
