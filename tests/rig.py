@@ -70,6 +70,20 @@ def save(path: Path, picture: Pixels) -> Path:
     return path
 
 
+def write_opencv(path: Path, values: Mapping[str, object]) -> None:
+    """Write numbers, matrices and lists of words as OpenCV's FileStorage does."""
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    for key, value in values.items():
+        if isinstance(value, list):
+            storage.startWriteStruct(key, cv2.FILE_NODE_SEQ)
+            for entry in value:
+                storage.write("", entry)
+            storage.endWriteStruct()
+        else:
+            storage.write(key, value)
+    storage.release()
+
+
 def as_ingested(shots: list[Shot]) -> list[Photo]:
     """The table's rows of photos as large as the example's, without ingesting them."""
     size = WIDTH, HEIGHT, WIDTH, HEIGHT, 1
