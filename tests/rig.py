@@ -84,20 +84,20 @@ def write_opencv(path: Path, values: Mapping[str, object]) -> None:
     storage.release()
 
 
-def as_ingested(shots: list[Shot]) -> list[Photo]:
-    """The table's rows of photos as large as the example's, without ingesting them."""
-    size = WIDTH, HEIGHT, WIDTH, HEIGHT, 1
+def as_ingested(shots: list[Shot], width: int = WIDTH, height: int = HEIGHT) -> list[Photo]:
+    """The table's rows of photos of one size, without ingesting them."""
+    size = width, height, width, height, 1
     return [
         Photo(shot.name, f"{shot.name}.png", *size, None, "", 1.0, 0.5, None, shot.camera_id, shot.frame)
         for shot in shots
     ]
 
 
-def read_cameras(capture: Path) -> list[Given]:
-    """What the capture's layout says of all its photos, without ingesting them."""
+def read_cameras(capture: Path, width: int = WIDTH, height: int = HEIGHT) -> list[Given]:
+    """What the capture's layout says of all its photos, which are of one size, without ingesting them."""
     layout = LAYOUTS[recognise(capture)]
     assert layout.cameras is not None
-    return layout.cameras(capture, as_ingested(layout.shots(capture)))
+    return layout.cameras(capture, as_ingested(layout.shots(capture), width, height))
 
 
 def ingested_cameras(capture: Path, out: Path, shrink: int) -> list[Given]:

@@ -92,14 +92,13 @@ def test_every_frame_differs() -> None:
 def test_as_a_capture_it_has_the_same_cameras_and_masks(tmp_path: Path) -> None:
     folder = write_capture(tmp_path)
     assert recognise(folder) == "easymocap"
-    given = read_cameras(folder)
+    given = read_cameras(folder, WIDTH, HEIGHT)
     assert len(given) == 7 * FRAMES
     point = np.array([[0.2, -0.1, 0.3]])
     for one in given:
         truth = cameras()[one.photo.camera_id]
-        lens = one.lens._replace(width=WIDTH, height=HEIGHT)
         np.testing.assert_allclose(
-            lens.camera(one.cam_from_world).project(point)[0], truth.project(point)[0], atol=1e-6
+            one.lens.camera(one.cam_from_world).project(point)[0], truth.project(point)[0], atol=1e-6
         )
         shown = show(truth, one.photo.frame)
         place = f"{one.photo.camera_id}/{one.photo.frame:06d}.png"
