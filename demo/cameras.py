@@ -112,14 +112,14 @@ def blender_record(file_path: str, pose: np.ndarray) -> dict:
     return {"file_path": file_path, "transform_matrix": (pose @ np.diag([1, -1, -1, 1])).tolist()}
 
 
-def opencv_lens(lens: Lens, pose: np.ndarray) -> dict[str, np.ndarray]:
+def opencv_lens(lens: Lens) -> dict[str, np.ndarray]:
     """A camera's entries of EasyMocap's intri.yml; OpenCV counts pixels from the centre of the first one."""
     centre = np.array([lens.width, lens.height]) / 2 - 0.5
     intrinsics = np.array([[lens.focal, 0, centre[0]], [0, lens.focal, centre[1]], [0, 0, 1]])
     return {"K": intrinsics, "dist": np.zeros((1, 5))}
 
 
-def opencv_pose(lens: Lens, pose: np.ndarray) -> dict[str, np.ndarray]:
+def opencv_pose(pose: np.ndarray) -> dict[str, np.ndarray]:
     """A camera's entries of EasyMocap's extri.yml: rotation vector and matrix, and translation."""
     cam_from_world = np.linalg.inv(pose)
     rotation = np.ascontiguousarray(cam_from_world[:3, :3])

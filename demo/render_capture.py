@@ -25,7 +25,7 @@ JPEG_QUALITY = 92
 FULL_COLOUR = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_OPTIMIZE, 1)
 SMALL_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 9)
 ARC_FOCAL, DOME_FOCAL, RINGS_FOCAL = 1.05, 0.5 / np.tan(0.6911112 / 2), 1.3  # in widths of the picture
-RINGS_DISTANCE = 4.0
+RINGS_DISTANCE, RINGS_DEPTH = 4.0, 1.25  # of the cameras from the dancer's middle, and of her before and behind it
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -141,7 +141,8 @@ def render_dancer(options: argparse.Namespace) -> None:
     lens = Lens(*options.size, RINGS_FOCAL * options.size[0])
     poses = cameras.rings(options.views, dancer_scene.MIDDLE, RINGS_DISTANCE)
     names = [f"{index:02d}" for index in range(len(poses))]
-    write_easymocap(options.out, lens, dict(zip(names, poses, strict=True)))
+    bounds = RINGS_DISTANCE - RINGS_DEPTH, RINGS_DISTANCE + RINGS_DEPTH
+    write_easymocap(options.out, lens, dict(zip(names, poses, strict=True)), *bounds)
     skins, room = dancer_scene.costume(np.random.default_rng(options.seed)), dancer_scene.studio_room()
     mitsuba = start_mitsuba()
     bodies = [dancer_scene.dancer(frame / options.frames) for frame in range(options.frames)]
@@ -162,18 +163,23 @@ def render_dancer(options: argparse.Namespace) -> None:
         write_json(options.truth / "depth" / "depth.json", {"scale": DEPTH_SCALE})
 
 
-def write_easymocap(folder: Path, lens: Lens, poses: dict[str, np.ndarray]) -> None:
-    """Write intri.yml and extri.yml of cameras by name."""
+def write_easymocap(folder: Path, lens: Lens, poses: dict[str, np.ndarray], near: float, far: float) -> None:
+    """Write intri.yml and extri.yml of cameras by name; near and far are the z-depths between which she stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file, of_a_camera in (("intri.yml", cameras.opencv_lens), ("extri.yml", cameras.opencv_pose)):
+    bounds = {"n": near, "f": far}
+    files = {
+        "intri.yml": dict.fromkeys(poses, cameras.opencv_lens(lens)),
+        "extri.yml": {name: cameras.opencv_pose(pose) | bounds for name, pose in poses.items()},
+    }
+    for file, entries in files.items():
         storage = cv2.FileStorage(str(folder / file), cv2.FILE_STORAGE_WRITE)
         storage.startWriteStruct("names", cv2.FILE_NODE_SEQ)
         for name in poses:
             storage.write("", name)
         storage.endWriteStruct()
-        for name, pose in poses.items():
-            for key, matrix in of_a_camera(lens, pose).items():
-                storage.write(f"{key}_{name}", matrix)
+        for name, values in entries.items():
+            for key, value in values.items():
+                storage.write(f"{key}_{name}", value)
         storage.release()
 
 

@@ -25,9 +25,8 @@ from loupe.sources import recognise
 
 ROOT = Path(__file__).parents[1]
 FILM, TRUTH = ROOT / "data/captures/dancer", ROOT / "demo/truth/dancer"
-CAMERAS: dict[str, Camera] = {
-    one.photo.camera_id: one.lens.camera(one.cam_from_world) for one in read_cameras(FILM, 640, 480)
-}
+GIVEN = {one.photo.camera_id: one for one in read_cameras(FILM, 640, 480)}
+CAMERAS: dict[str, Camera] = {name: one.lens.camera(one.cam_from_world) for name, one in GIVEN.items()}
 HELD_OUT = read_section(ROOT / "configs/captures/dancer.yaml", "scene", SceneConfig).split.cameras
 TRAINING = sorted(set(CAMERAS) - set(HELD_OUT))
 TRACKS = np.load(TRUTH / "tracks.npy").astype(np.float64)
@@ -160,6 +159,16 @@ def test_all_cameras_look_at_her() -> None:
         (pixel,), (distance,) = camera.project(middle[None])
         assert np.linalg.norm(pixel - [320, 240]) < 60
         assert 3 < distance < 5
+
+
+def test_the_given_bounds_hold_her_at_all_times() -> None:
+    for name, camera in CAMERAS.items():
+        depths = camera.project(TRACKS.reshape(-1, 3))[1]
+        bounds = GIVEN[name].bounds
+        assert bounds is not None
+        near, far = bounds
+        assert near < depths.min() < depths.max() < far
+        assert far - near < 3
 
 
 def test_held_out_cameras_stand_between_the_others() -> None:
