@@ -7,6 +7,7 @@ centre of the first pixel lies at (.5, .5). Angles in degrees unless a name says
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 HELD_OUT_EVERY = 8
@@ -84,6 +85,21 @@ def dome(count: int, rng: np.random.Generator) -> list[np.ndarray]:
     return poses
 
 
+def rings(count: int, target: np.ndarray, distance: float) -> list[np.ndarray]:
+    """Poses all around `target`, in three rings: a low one, a high one and, last and held out, one between the two.
+
+    The last quarter of the cameras is held out. No two cameras of the lower ring face each other if their number is
+    odd: opposite outlines would be the same.
+    """
+    between = count // 4
+    high = round((count - between) * 5 / 12)
+    poses = []
+    for number, elevation, start in ((count - between - high, 6.0, 0.0), (high, 44.0, 21.0), (between, 24.0, 38.0)):
+        for azimuth in start + 360 * np.arange(number) / number:
+            poses.append(look_at(around(target, azimuth, elevation, distance), target, 0.0))
+    return poses
+
+
 def colmap_record(lens: Lens, pose: np.ndarray) -> dict:
     """One entry of `cameras.json`: intrinsics in pixels and `cam_from_world` as nested lists."""
     size = {"width": lens.width, "height": lens.height}
@@ -94,3 +110,17 @@ def colmap_record(lens: Lens, pose: np.ndarray) -> dict:
 def blender_record(file_path: str, pose: np.ndarray) -> dict:
     """One frame of `transforms_*.json`: `transform_matrix` is world from camera with OpenGL axes (y up, z backward)."""
     return {"file_path": file_path, "transform_matrix": (pose @ np.diag([1, -1, -1, 1])).tolist()}
+
+
+def opencv_lens(lens: Lens) -> dict[str, np.ndarray]:
+    """A camera's entries of EasyMocap's intri.yml; OpenCV counts pixels from the centre of the first one."""
+    centre = np.array([lens.width, lens.height]) / 2 - 0.5
+    intrinsics = np.array([[lens.focal, 0, centre[0]], [0, lens.focal, centre[1]], [0, 0, 1]])
+    return {"K": intrinsics, "dist": np.zeros((1, 5))}
+
+
+def opencv_pose(pose: np.ndarray) -> dict[str, np.ndarray]:
+    """A camera's entries of EasyMocap's extri.yml: rotation vector and matrix, and translation."""
+    cam_from_world = np.linalg.inv(pose)
+    rotation = np.ascontiguousarray(cam_from_world[:3, :3])
+    return {"R": cv2.Rodrigues(rotation)[0], "Rot": rotation, "T": np.ascontiguousarray(cam_from_world[:3, 3:])}

@@ -158,3 +158,28 @@ def painted_glaze(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarra
         outline = leaf_outline((x, height * 0.885), -0.6, width / 52, height * 0.03)
         fill(picture, outline, rgb(blues[1]))
     return picture
+
+
+def diamonds(
+    shape: tuple[int, int], counts: tuple[int, int], colours: tuple[str, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """A harlequin's cloth: `counts` (across, down) diamonds of random colours with dark seams, seamless from side to
+    side."""
+    height, width = shape
+    across, down = counts
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    a, b = x * across / width, y * down / height
+    rising, falling = np.floor(a + b).astype(int), np.floor(a - b).astype(int)
+    table = rng.integers(0, len(colours), (2 * down + 2, 2 * across))
+    picture = np.array([rgb(c) for c in colours], np.float32)[
+        table[(rising - falling) % len(table), (rising + falling) % (2 * across)]
+    ]
+    to_seam = np.minimum(*(np.minimum(c % 1, 1 - c % 1) for c in (a + b, a - b)))
+    wear = noise(shape, height / 5, rng, 4)
+    return to_bytes(picture * (np.where(to_seam < 0.07, 0.25, 1) * (0.85 + 0.2 * wear))[..., None])
+
+
+def dot(picture: np.ndarray, centre: tuple[float, float], radius: float, colour: str) -> None:
+    """Paint a disc, with a smooth edge; `centre` (x, y) and `radius` in texels."""
+    spot = tuple(round(c * 16) for c in centre)
+    cv2.circle(picture, spot, round(radius * 16), rgb(colour), -1, cv2.LINE_AA, 4)

@@ -117,6 +117,34 @@ def tube(start: tuple, end: tuple, radius: float, sag: float = 0.0) -> Shape:
     return grid(10, 12, surface)
 
 
+def sweep(
+    knots: np.ndarray, radii: list[tuple[float, float]], across: np.ndarray, columns: int = 48, rows: int = 96
+) -> Shape:
+    """A closed tube along the smooth curve through `knots` (n, 3), rounded off at both ends; u runs around, v along it.
+
+    `radii` (n, 2) are the half axes of its section: along `across`, (3,) or (n, 3), and at right angles to it.
+    """
+
+    def smooth(values):
+        return np.array(smooth_outline(list(values), rows + 1))[:, None]
+
+    centre, half_axes = smooth(knots), smooth(radii)
+    along = np.gradient(centre, axis=0)
+    along /= np.linalg.norm(along, axis=-1, keepdims=True)
+    side = smooth(np.broadcast_to(across, np.shape(knots)))
+    side = side - (side * along).sum(-1, keepdims=True) * along
+    side /= np.linalg.norm(side, axis=-1, keepdims=True)
+    other = np.cross(along, side)
+
+    def surface(u, v):
+        cap = np.sqrt(1 - np.abs(2 * v - 1) ** 24)[..., None]
+        angle = 2 * np.pi * u[..., None]
+        ring = half_axes[..., :1] * np.cos(angle) * side + half_axes[..., 1:] * np.sin(angle) * other
+        return tuple(np.moveaxis(centre + cap * ring, -1, 0))
+
+    return grid(columns, rows, surface)
+
+
 def leaf(length: float, width: float, bend: float, fold: float) -> Shape:
     """A pointed leaf that grows from the origin along +x.
 

@@ -12,6 +12,7 @@ from denoise import denoise
 from shapes import Shape
 
 LANES = 4_000_000  # paths traced at once; this bounds the memory for a picture of any size
+RAYS_ACROSS = 4  # and down a pixel, to find how much of it is covered
 FIREFLY = 3.0  # radiance at which a pixel is cut off; white paper reflects about 1
 
 
@@ -146,6 +147,12 @@ class Studio:
         hit = self.scene.ray_intersect_preliminary(mi.Ray3f(mi.Point3f(origin), mi.Vector3f(direction)))
         depth = np.array(hit.t)
         return np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(lens.height, lens.width)
+
+    def coverage(self, lens: Lens, pose: np.ndarray) -> np.ndarray:
+        """The share of each pixel that some part covers, uint8 (H, W): 0 none, 255 all of it."""
+        hit = self.depth(lens.scaled(RAYS_ACROSS), pose) > 0
+        shares = hit.reshape(lens.height, RAYS_ACROSS, lens.width, RAYS_ACROSS).mean((1, 3))
+        return np.round(255 * shares).astype(np.uint8)
 
 
 def develop(radiance: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Fixtures that several test files share: a small disk, and an analytic scene, whose pixels are exact.
+"""Fixtures that several test files share: a small disk, and two analytic scenes, whose pixels are exact.
 
-A ball of radius 0.4 floats in the corner of a room: the floor y = 1 (y is down) and the walls x = 1 and z = 1. All
-is coloured by position. The cameras look into the corner from outside.
+The room: a ball of radius 0.4 floats in the corner of a room, the floor y = 1 (y is down) and the walls x = 1 and
+z = 1. All is coloured by position. The cameras look into the corner from outside. The other scene, `duet`, moves.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from duet import Film, make_film
 from numpy.typing import NDArray
 
 from loupe.camera import Camera
@@ -84,6 +85,12 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     write_tiles(folder, [(view.name, room_photo(view.camera)) for view in views], 2)
     space = Space("bounded", (-1.1, -1.1, -1.1), (1.1, 1.1, 1.1))
     return Setting(scene, space, Occupancy(torch.ones(16, 16, 16, dtype=torch.bool)), Tiles(folder))
+
+
+@pytest.fixture(scope="session")
+def duet(tmp_path_factory: pytest.TempPathFactory) -> Film:
+    """A tiny film of two balls, cut and carved."""
+    return make_film(tmp_path_factory.mktemp("duet"))
 
 
 @pytest.fixture

@@ -71,20 +71,34 @@ def save(path: Path, picture: Pixels) -> Path:
     return path
 
 
-def as_ingested(shots: list[Shot]) -> list[Photo]:
-    """The table's rows of photos as large as the example's, without ingesting them."""
-    size = WIDTH, HEIGHT, WIDTH, HEIGHT, 1
+def write_opencv(path: Path, values: Mapping[str, object]) -> None:
+    """Write numbers, matrices and lists of words as OpenCV's FileStorage does."""
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    for key, value in values.items():
+        if isinstance(value, list):
+            storage.startWriteStruct(key, cv2.FILE_NODE_SEQ)
+            for entry in value:
+                storage.write("", entry)
+            storage.endWriteStruct()
+        else:
+            storage.write(key, value)
+    storage.release()
+
+
+def as_ingested(shots: list[Shot], width: int = WIDTH, height: int = HEIGHT) -> list[Photo]:
+    """The table's rows of photos of one size, without ingesting them."""
+    size = width, height, width, height, 1
     return [
         Photo(shot.name, f"{shot.name}.png", *size, None, "", 1.0, 0.5, None, shot.camera_id, shot.frame)
         for shot in shots
     ]
 
 
-def read_cameras(capture: Path) -> list[Given]:
-    """What the capture's layout says of all its photos, without ingesting them."""
+def read_cameras(capture: Path, width: int = WIDTH, height: int = HEIGHT) -> list[Given]:
+    """What the capture's layout says of all its photos, which are of one size, without ingesting them."""
     layout = LAYOUTS[recognise(capture)]
     assert layout.cameras is not None
-    return layout.cameras(capture, as_ingested(layout.shots(capture)))
+    return layout.cameras(capture, as_ingested(layout.shots(capture), width, height))
 
 
 def ingested_cameras(capture: Path, out: Path, shrink: int) -> list[Given]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rig import HEIGHT, SPOT, WIDTH, Posed, check_cameras, ingested_cameras, read_cameras, ring, save
+from rig import HEIGHT, SPOT, WIDTH, Posed, check_cameras, ingested_cameras, read_cameras, ring, save, write_opencv
 
 from loupe.errors import InputError
 from loupe.ingestion import IngestConfig, ingest
@@ -24,19 +24,6 @@ BENT = np.array([-0.11, 0.04, 0.003, -0.002, 0.01])  # k1 k2 p1 p2 k3
 def opencv(posed: Posed) -> np.ndarray:
     """Intrinsics with pixels counted from the centre of the first one."""
     return posed.intrinsics - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
-
-
-def write(path: Path, values: dict[str, object]) -> None:
-    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
-    for key, value in values.items():
-        if isinstance(value, list):
-            storage.startWriteStruct(key, cv2.FILE_NODE_SEQ)
-            for entry in value:
-                storage.write("", entry)
-            storage.endWriteStruct()
-        else:
-            storage.write(key, value)
-    storage.release()
 
 
 def intrinsics(distortion: np.ndarray = STRAIGHT) -> dict[str, object]:
@@ -60,8 +47,8 @@ def capture(folder: Path, intri: dict[str, object] | None = None, extri: dict[st
     for camera, posed in CAMERAS.items():
         for frame in FRAMES:
             save(folder / "images" / camera / f"{frame}.jpg", posed.photograph())
-    write(folder / "intri.yml", intrinsics() | (intri or {}))
-    write(folder / "extri.yml", extrinsics() | (extri or {}))
+    write_opencv(folder / "intri.yml", intrinsics() | (intri or {}))
+    write_opencv(folder / "extri.yml", extrinsics() | (extri or {}))
     return folder
 
 
@@ -95,7 +82,7 @@ def test_the_lens_is_opencvs(tmp_path: Path, key: str, coefficients: int) -> Non
     """OpenCV's own projection, in its pixels, is the imported lens's but for half a pixel."""
     folder = capture(tmp_path)
     distortion = BENT[:coefficients]
-    write(folder / "intri.yml", without(intrinsics(), "dist_01") | {f"{key}_01": distortion[:, None]})
+    write_opencv(folder / "intri.yml", without(intrinsics(), "dist_01") | {f"{key}_01": distortion[:, None]})
     posed = CAMERAS["01"]
     shown = cv2.projectPoints(
         SPOT[None], cv2.Rodrigues(posed.pose[:3, :3])[0], posed.pose[:3, 3], opencv(posed), distortion
@@ -107,7 +94,7 @@ def test_the_lens_is_opencvs(tmp_path: Path, key: str, coefficients: int) -> Non
 
 
 def test_without_coefficients_the_lens_is_straight(tmp_path: Path) -> None:
-    write(capture(tmp_path) / "intri.yml", without(intrinsics(), "dist_01"))
+    write_opencv(capture(tmp_path) / "intri.yml", without(intrinsics(), "dist_01"))
     assert read_cameras(tmp_path)[0].lens[6:] == (0, 0, 0, 0, 0)
 
 
@@ -195,8 +182,8 @@ def test_frames_that_share_a_name_are_refused(tmp_path: Path, frame: str, clash:
 
 
 def test_cameras_that_share_a_name_but_for_case_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "intri.yml", {"names": ["Cam", "cam"]})
-    write(tmp_path / "extri.yml", {"names": ["Cam", "cam"]})
+    write_opencv(tmp_path / "intri.yml", {"names": ["Cam", "cam"]})
+    write_opencv(tmp_path / "extri.yml", {"names": ["Cam", "cam"]})
     for camera in ("Cam", "cam"):
         save(tmp_path / "images" / camera / "1.png", CAMERAS["2"].photograph())
     (tmp_path / "out").mkdir()
@@ -206,7 +193,7 @@ def test_cameras_that_share_a_name_but_for_case_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("key", ["R_01", "T_01"])
 def test_a_missing_pose_is_refused(tmp_path: Path, key: str) -> None:
-    write(capture(tmp_path) / "extri.yml", without(extrinsics(), key))
+    write_opencv(capture(tmp_path) / "extri.yml", without(extrinsics(), key))
     with pytest.raises(InputError, match=r"extri\.yml: (Rot|T)_01: missing"):
         read_cameras(tmp_path)
 
