@@ -20,7 +20,7 @@ from loupe.method import Setting
 from loupe.occupancy import CarveConfig
 from loupe.scene import Points, Scene, View
 from loupe.silhouettes import Moving, carve_masks
-from loupe.tiles import Tiles, write_tiles
+from loupe.tiles import Tiles, cut_tiles
 
 FRAMES, WIDTH, HEIGHT = 3, 48, 36
 HELD_OUT = "c3"
@@ -141,7 +141,7 @@ def make_film(folder: Path) -> Film:
     test = [view.name for view in views if view.camera_id == HELD_OUT]
     train = [view.name for view in views if view.camera_id != HELD_OUT]
     scene = Scene(folder, views, Points.none(), train, test, 2, "analytic")
-    write_tiles(folder, [(view.name, scene.picture(view.name)) for view in views], scene.ratio)
+    cut_tiles(scene, folder)
     tiles = Tiles(folder)
     carved = carve_masks(scene, tiles, CarveConfig(resolution=32, agree=100), print)
     return Film(Setting(scene, carved.space, carved.occupancy, tiles), carved)
