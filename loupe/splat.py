@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LOW_PASS = 3.0  # square pixels: what the filter adds to the square of a sprite's radius
 OPAQUE = 1 - 1e-6  # no alpha is above it: light that is gone for good has no gradient
-_PAIRS = 1 << 22  # of sprites and pixels, in memory at a time: about 150 bytes each while training
+_PAIRS = 1 << 22  # of sprites and pixels in memory at a time: about 230 bytes each while training
 _NOTHING = 1e-3  # the opacity from which on a pixel has a depth
 _SOLID = 0.5  # the opacity from which on a pixel hides what stands behind
 
@@ -183,11 +183,17 @@ def _splatted(composited: Tensor) -> Splatted:
 def cells(first: Int[Tensor, "m 2"], last: Int[Tensor, "m 2"]) -> tuple[Tensor, Tensor, Tensor]:
     """All cells of rectangles of a grid, one rectangle after another: the index of the rectangle, column and row."""
     across, down = (last - first + 1).unbind(1)
-    count = across * down
-    owner = torch.repeat_interleave(count)
-    within = torch.arange(len(owner), device=owner.device) - (count.cumsum(0) - count)[owner]
-    row = within // across[owner]
-    return owner, first[owner, 0] + within - row * across[owner], first[owner, 1] + row
+    line = torch.repeat_interleave(down)  # the rectangle of each of its rows
+    row = _steps(down, line) + first[:, 1].index_select(0, line)
+    across = across.index_select(0, line)
+    cell = torch.repeat_interleave(across)
+    column = _steps(across, cell) + first[:, 0].index_select(0, line).index_select(0, cell)
+    return line.index_select(0, cell), column, row.index_select(0, cell)
+
+
+def _steps(counts: Tensor, group: Tensor) -> Tensor:
+    """0, 1, 2 ... within each of groups that have so many members; `group` names that of each member, ascending."""
+    return torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts).index_select(0, group)
 
 
 class _Hits(NamedTuple):
@@ -211,23 +217,22 @@ def composite(
     x, y, square, peak = volume.spread(discs, hits.sprite).unbind(1)
     distance = (hits.column + 0.5 - x).square() + (hits.row + 0.5 - y).square()
     alpha = (peak * (1 - distance / square)).clamp(max=OPAQUE)
-    weight = volume.absorb(-torch.log1p(-alpha[hits.order]), hits.pixel, width * height).weight
+    weight = volume.absorb(-torch.log1p(-alpha.index_select(0, hits.order)), hits.pixel, width * height).weight
     picture = _Blend.apply(weight, values, hits, width * height)  # type: ignore[no-untyped-call]
     return picture.view(height, width, -1)  # type: ignore[no-any-return]
 
 
 def _hits(sprites: Sprites, layers: int, width: int) -> _Hits:
     sprite, column, row = cells(sprites.first, sprites.last)
-    x, y = sprites.centre.unbind(1)
-    distance = (column + 0.5 - x[sprite]).square() + (row + 0.5 - y[sprite]).square()
-    near = (distance < sprites.square[sprite]).nonzero()[:, 0]
-    sprite, column, row = sprite[near], column[near], row[near]
-    pixel, order = (row * width + column).sort(stable=True)
-    number = torch.bincount(pixel)
-    counts = torch.arange(len(pixel), device=pixel.device) - (number.cumsum(0) - number)[pixel] < layers
-    pixel, order = pixel[counts], order[counts]
+    discs = torch.stack([*sprites.centre.unbind(1), sprites.square], 1)
+    x, y, square = discs.index_select(0, sprite).unbind(1)
+    near = ((column + 0.5 - x).square() + (row + 0.5 - y).square() < square).nonzero()[:, 0]
+    sprite, column, row = (part.index_select(0, near) for part in (sprite, column, row))
+    pixel, order = (row * width + column).int().sort(stable=True)
+    counts = _steps(torch.bincount(pixel), pixel) < layers
+    pixel, order = pixel[counts].long(), order[counts]
     kept = torch.zeros_like(counts).index_fill_(0, order, True)
-    return _Hits(sprite[kept], column[kept], row[kept], (kept.cumsum(0) - 1)[order], pixel)
+    return _Hits(sprite[kept], column[kept], row[kept], (kept.cumsum(0) - 1).index_select(0, order), pixel)
 
 
 class _Blend(torch.autograd.Function):
@@ -237,13 +242,13 @@ class _Blend(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, values: Tensor, hits: _Hits, pixels: int) -> Tensor:
         ctx.save_for_backward(weight, values)
         ctx.hits = hits
-        return _bags(values, hits.sprite[hits.order], hits.pixel, weight, pixels)
+        return _bags(values, hits.sprite.index_select(0, hits.order), hits.pixel, weight, pixels)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (weight, values), hits = ctx.saved_tensors, ctx.hits
         gradient = gradients[0].contiguous()
-        sprite = hits.sprite[hits.order]
+        sprite = hits.sprite.index_select(0, hits.order)
         to_weight = (gradient.index_select(0, hits.pixel) * values.index_select(0, sprite)).sum(1)
         by_sprite = torch.empty_like(weight).index_copy_(0, hits.order, weight)
         pixel = torch.empty_like(hits.pixel).index_copy_(0, hits.order, hits.pixel)
