@@ -15,10 +15,10 @@ compositing of <G, value> over the hits behind i alone,
 
 and the sums over the pixels of a tile are added to the sprites' gradients by atomics, the only ones.
 
-Arrays: `discs` (m, 4) float32 holds x, y, r'^2 and density' of a sprite; `entries` the sprites of all lists, int32;
-`starts` (tiles + 1,) where each tile's list begins, int32; `picture` (h, w, c) and `left` (h, w) float32; `behind`
-(h, w) int32, the place in `entries` after the last hit. Matrices in a program are channels by
-pixels, so that a thread has all channels of a pixel and compositing needs no exchange between threads.
+Arrays: `discs` (m, 4) float32 holds x, y, 1 / r'^2 and density' of a sprite; `entries` the sprites of all lists, int32;
+`starts` (tiles + 1,) where each tile's list begins, int32; `picture` (c, h, w) and `left` (h, w) float32; `behind`
+(h, w) int32, the place in `entries` after the last hit. Matrices in a program are channels by pixels, so that a thread
+has all channels of a pixel and compositing needs no exchange between threads.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from loupe.splat import OPAQUE, Sprites, cells
 
@@ -46,13 +47,13 @@ def composite_tiles(
     sprites: Sprites, values: Float[Tensor, "m c"], layers: int, width: int, height: int
 ) -> Float[Tensor, "h w c"]:
     """The sprites' values composited, as `loupe.splat.composite` does it, in float32."""
-    discs = torch.stack([*sprites.centre.unbind(1), sprites.square, sprites.peak], 1)
+    discs = torch.stack([*sprites.centre.unbind(1), 1 / sprites.square, sprites.peak], 1)
     entries, starts = _lists(sprites, width, height)
     pictures = [
         _Composite.apply(discs, part.contiguous(), entries, starts, layers, width, height)
         for part in values.split(_CHANNELS, 1)
     ]
-    return pictures[0] if len(pictures) == 1 else torch.cat(pictures, 2)
+    return (pictures[0] if len(pictures) == 1 else torch.cat(pictures)).movedim(0, 2)
 
 
 def _lists(sprites: Sprites, width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,7 @@ class _Composite(torch.autograd.Function):
     def forward(
         ctx: Any, discs: Tensor, values: Tensor, entries: Tensor, starts: Tensor, layers: int, width: int, height: int
     ) -> Tensor:
-        picture = values.new_empty(height, width, values.shape[1])
+        picture = values.new_empty(values.shape[1], height, width)
         left, behind = values.new_empty(height, width), entries.new_empty(height, width)
         _forward[(len(starts) - 1,)](
             discs, values, entries, starts, picture, left, behind, width, height, layers, STEP=_STEP, **_shape(values)
@@ -78,6 +79,7 @@ class _Composite(torch.autograd.Function):
         return picture
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         discs, values, entries, starts, left, behind = ctx.saved_tensors
         height, width = left.shape
@@ -118,14 +120,14 @@ def _pixels(width, height, SIDE: tl.constexpr):
 @triton.jit
 def _meet(discs, sprite, listed, column, row, inside):
     """Of pixels and a sprite: offsets, squared distance, share of the peak, alpha, and whether it is a hit. Of the
-    sprite: r'^2 and density'."""
+    sprite: 1 / r'^2 and density'."""
     across = column + 0.5 - tl.load(discs + 4 * sprite)
     down = row + 0.5 - tl.load(discs + 4 * sprite + 1)
-    square, peak = tl.load(discs + 4 * sprite + 2), tl.load(discs + 4 * sprite + 3)
+    inverse, peak = tl.load(discs + 4 * sprite + 2), tl.load(discs + 4 * sprite + 3)
     distance = across * across + down * down
-    share = 1.0 - distance / square
-    hit = listed & inside & (distance < square)
-    return across, down, distance, share, tl.minimum(peak * share, _OPAQUE), hit, square, peak
+    share = 1.0 - distance * inverse
+    hit = listed & inside & (share > 0)
+    return across, down, distance, share, tl.minimum(peak * share, _OPAQUE), hit, inverse, peak
 
 
 @triton.jit
@@ -155,7 +157,7 @@ def _forward(
             place += 1
             last = tl.where(counts, place, last)
         unfinished = tl.max((inside & (hits < layers) & (through > _DARK)).to(tl.int32), axis=0)
-    target = picture + pixel[None, :] * CHANNELS + channel[:, None]
+    target = picture + channel.to(tl.int64)[:, None] * width * height + pixel[None, :]
     tl.store(target, total, mask=inside[None, :] & (channel < CHANNELS)[:, None])
     tl.store(left + pixel, through, mask=inside)
     tl.store(behind + pixel, last, mask=inside)
@@ -170,14 +172,14 @@ def _backward(
     channel = tl.arange(0, PADDED)
     through = tl.load(left + pixel, mask=inside, other=1.0)
     last = tl.load(behind + pixel, mask=inside, other=0)
-    source = gradient + pixel[None, :] * CHANNELS + channel[:, None]
+    source = gradient + channel.to(tl.int64)[:, None] * width * height + pixel[None, :]
     asked = tl.load(source, mask=inside[None, :] & (channel < CHANNELS)[:, None], other=0.0)
     start, place = tl.load(starts + tl.program_id(0)), tl.max(last, axis=0)
     beyond = tl.zeros([SIDE * SIDE], tl.float32)
     while place > start:
         place -= 1
         sprite = tl.load(entries + place)
-        across, down, distance, share, alpha, hit, square, peak = _meet(discs, sprite, True, column, row, inside)
+        across, down, distance, share, alpha, hit, inverse, peak = _meet(discs, sprite, True, column, row, inside)
         counts = hit & (place < last)
         alpha = tl.where(counts, alpha, 0.0)
         through /= 1.0 - alpha
@@ -186,11 +188,11 @@ def _backward(
         gain = tl.sum(asked * value[:, None], axis=0)
         to_alpha = tl.where(counts & (alpha < _OPAQUE), through * (gain - beyond), 0.0)
         beyond += alpha * (gain - beyond)
-        steep = 2.0 * peak / square
+        steep = 2.0 * peak * inverse
         target = to_discs + 4 * sprite
         tl.atomic_add(target, steep * tl.sum(to_alpha * across, axis=0), sem="relaxed")
         tl.atomic_add(target + 1, steep * tl.sum(to_alpha * down, axis=0), sem="relaxed")
-        tl.atomic_add(target + 2, peak / (square * square) * tl.sum(to_alpha * distance, axis=0), sem="relaxed")
+        tl.atomic_add(target + 2, -peak * tl.sum(to_alpha * distance, axis=0), sem="relaxed")
         tl.atomic_add(target + 3, tl.sum(to_alpha * share, axis=0), sem="relaxed")
         to_value = tl.sum((through * alpha)[None, :] * asked, axis=1)
         tl.atomic_add(to_values + row_of, to_value, mask=channel < CHANNELS, sem="relaxed")

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from loupe import splat
 from loupe.camera import Camera
-from loupe.splat_triton import composite_tiles
 
 # channels, the most density, the largest radius, layers. The picture is no multiple of a tile.
 CASES = {
@@ -43,6 +42,8 @@ def maps_and_gradients(route: object, case: str, device: str) -> list[Tensor]:
 
 
 if __name__ == "__main__":
+    from loupe.splat_triton import composite_tiles
+
     routes = {"definition": splat.composite, "kernels": composite_tiles}
     found = {
         case: {name: maps_and_gradients(route, case, sys.argv[2]) for name, route in routes.items()} for case in CASES
