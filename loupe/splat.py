@@ -9,16 +9,17 @@ and a pixel is composited front to back over the K nearest sprites that reach it
 
     colour = sum_k T_k alpha_k c_k,   T_k = prod_{j<k} (1 - alpha_j)
 
-(Xu et al., "4K4D: Real-time 4D view synthesis at 4K resolution", 2024, section 3.3). The paper peels the layers off in
-K passes of a rasteriser. Since a sprite has one depth, the order within every pixel is that of all sprites by depth, so
-one sort gives the same hits; sprites of equal depth stand in the order of their indices. Which hits count is not
-differentiated, their alphas are.
+(Xu et al., "4K4D: Real-time 4D view synthesis at 4K resolution", 2024, "Differentiable depth peeling"). The paper peels
+the layers off in K passes of a rasteriser. Since a sprite has one depth, the order within every pixel is that of all
+sprites by depth, so one sort gives the same hits; sprites of equal depth stand in the order of their indices. Which
+hits count is not differentiated, their alphas are.
 
-r' and density' are those of the paper after a low-pass filter in the picture, or a point smaller than a pixel would
-flicker as it moves: a sprite's profile has the variance r^2 / 6 along each axis and the filter adds 1/2 square pixel
-(EWA: Zwicker et al., "EWA splatting", 2002, section 4), so r'^2 = r^2 + 3; and what a sprite loses in height is what it
-gains in area, density' = density * r^2 / r'^2 (Mip-Splatting: Yu et al., 2024, section 5.2). A variance of 0.3, usual
-for Gaussians, is too little for this profile: the sum over the pixels would still vary by 18 %; so it does by 6 %.
+r' and density' are those of the paper after a low-pass filter in the picture, without which a point smaller than a
+pixel would flicker as it moves. A sprite's profile has the variance r^2 / 6 along each axis and the filter adds 1/2
+square pixel (as EWA does: Zwicker et al., "EWA splatting", 2002), so r'^2 = r^2 + 3; and what a sprite loses in height
+is what it gains in area, density' = density * r^2 / r'^2 (as in the 2D filter of Yu et al., "Mip-Splatting", 2024). The
+sum of a small sprite over the pixels then varies by 6 % at most; with the variance of 0.3 that is usual for Gaussians
+it would vary by 18 %, since this profile ends at once.
 """
 
 from __future__ import annotations
