@@ -12,10 +12,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run ui check test bench lock
+.PHONY: help setup demo demo-dynamic run ui check test bench lock
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 setup: $(READY)  ## make .venv with the locked packages
 $(READY): requirements.lock pyproject.toml
@@ -30,6 +30,9 @@ demo: setup  ## the whole pipeline on the demo capture, then say where the repor
 	snakemake --profile workflow/profiles/local --cores $(CORES) all
 	@python -m loupe.tracking sync data
 	@echo "Report: data/report/index.html   Scores: data/report/scores.csv   Runs: make ui"
+
+demo-dynamic: setup  ## 4K4D on the demo film of a dancer
+	python workflow/run_photos.py data/captures/dancer --name dancer --recipe four_k4d_small
 
 run: setup  ## your own photos: make run PHOTOS=folder [NAME=name] [RECIPE=recipe]
 	python workflow/run_photos.py "$(PHOTOS)" $(if $(NAME),--name "$(NAME)") $(if $(RECIPE),--recipe "$(RECIPE)")

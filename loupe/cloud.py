@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from loupe.camera import Array, Camera
+from loupe.errors import InputError
 from loupe.images import Pixels
 from loupe.space import Space
 from loupe.sweep import Sweep
@@ -29,6 +30,22 @@ class Cloud(NamedTuple):
 
     xyz: NDArray[np.float32]
     rgb: NDArray[np.uint8]
+
+    @classmethod
+    def load(cls, path: Path) -> Cloud:
+        """The points in a PLY file that `save` wrote; raises `InputError` if there is none, or it is damaged."""
+        from plyfile import PlyData, PlyElementParseError, PlyHeaderParseError
+
+        try:
+            rows = PlyData.read(str(path))["vertex"]
+            return cls(
+                np.stack([rows[axis] for axis in "xyz"], 1).astype(np.float32),
+                np.stack([rows[name] for name in _COLOURS], 1).astype(np.uint8),
+            )
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; run carve_space first, with masks") from None
+        except (PlyElementParseError, PlyHeaderParseError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: not points ({error}); run carve_space again") from None
 
     def joined(self, other: Cloud) -> Cloud:
         """These points, then the others."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -40,6 +41,8 @@ class Setting:
         scene, space, occupancy: products of the steps before; `occupancy` says where in the space something may be.
         tiles: the training pixels; None where nothing is trained (rendering).
         device: where the method keeps its tensors.
+        points: the folder of the points that the carving found at each frame of a scene that moves, `<frame>.ply`.
+        sources: the training pixels while rendering, for methods that take colours from photos.
     """
 
     scene: Scene
@@ -47,6 +50,8 @@ class Setting:
     occupancy: Occupancy
     tiles: Tiles | None = None
     device: torch.device | str = "cpu"
+    points: Path | None = None
+    sources: Tiles | None = None
 
 
 @dataclass(frozen=True)

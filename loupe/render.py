@@ -2,8 +2,9 @@
 
 test/<view>.png    8 bits a channel, the size of the scene's `full` level
 depth/<view>.png   16 bits, z-depth in steps of `depth_scale` world units; 0 where nothing was hit
-path.mp4           the film, if the recipe wants one
-slice.png          the middle column of each of its frames (see `loupe.consistency`)
+path.mp4           the film, if the recipe wants one; of a scene that moves, time runs through it once
+slice.png          the middle column of each of its frames (see `loupe.consistency`); not of a scene that moves
+held_out.mp4       of a scene that moves: the test views of the first camera that has several, one after another
 renders.json       what there is, and the film's warping error
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,16 +72,23 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
         depth = np.clip(picture.depth.cpu().numpy() / depth_scale + 0.5, 0, 65535).astype(np.uint16)
         write_image(out / "depth" / f"{name}.png", depth)
         done("views", number, total, {})
-    watch = Consistency()
+    watch = None if scene.moves else Consistency()
     if film:
-        frames = (pixels_of(_watched(watch, method, camera)) for camera in film)
+        times = np.linspace(0, 1, len(film)) if scene.moves else np.zeros(len(film))
+        seen = (method.render(camera, float(time)) for camera, time in zip(film, times, strict=True))
+        frames = (pixels_of(_watched(watch, picture, camera)) for picture, camera in zip(seen, film, strict=True))
         write_film(out / "path.mp4", frames, config.path.rate, lambda n: done("film", len(scene.test) + n, total, {}))
+    if film and watch:
         write_image(out / "slice.png", watch.slice)
+    held_out = _one_camera(scene)
+    if held_out:
+        rate = max(1, min(config.path.rate, len(held_out) // 2))
+        write_film(out / "held_out.mp4", (_trimmed(pictures[name]) for name in held_out), rate, lambda _: None)
     views = {name: {"picture": f"test/{name}.png", "depth": f"depth/{name}.png"} for name in scene.test}
     content = {"format": 1, "views": views, "depth_scale": depth_scale, "film": "path.mp4" if film else None}
-    content["warping_error"] = watch.error
+    content |= {"warping_error": watch and watch.error, "held_out": "held_out.mp4" if held_out else None}
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    return Rendered(pictures, watch.error)
+    return Rendered(pictures, watch and watch.error)
 
 
 def film_cameras(scene: Scene, space: Space, config: PathConfig) -> list[Camera]:
@@ -117,15 +126,31 @@ def write_film(path: Path, frames: Iterable[Pixels], rate: int, done: Callable[[
         container.mux(stream.encode())
 
 
-def _watched(watch: Consistency, method: Method, camera: Camera) -> Picture:
-    picture = method.render(camera, 0.0)
-    watch.add(picture, camera)
+def _watched(watch: Consistency | None, picture: Picture, camera: Camera) -> Picture:
+    if watch:
+        watch.add(picture, camera)
     return picture
+
+
+def _one_camera(scene: Scene) -> list[str]:
+    """The test views of the first camera that has several, in the order of their frames."""
+    views = sorted((scene.view(name) for name in scene.test), key=lambda view: (view.camera_id, view.frame))
+    for _, group in groupby(views, key=lambda view: view.camera_id):
+        together = list(group)
+        if len({view.frame for view in together}) > 1:
+            return [view.name for view in together]
+    return []
 
 
 def pixels_of(picture: Picture) -> Pixels:
     """A rendered picture as uint8 (h, w, 3)."""
     return to_uint8(picture.colour.cpu().numpy())
+
+
+def _trimmed(picture: Pixels) -> Pixels:
+    """H.264 wants even sides."""
+    height, width = (side // 2 * 2 for side in picture.shape[:2])
+    return np.ascontiguousarray(picture[:height, :width])
 
 
 def _even(camera: Camera) -> Camera:

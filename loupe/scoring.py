@@ -190,7 +190,7 @@ def _nearest_views(scene: Scene) -> dict[str, str] | None:
 
 
 def nearest_view(scene: Scene, view: str) -> str | None:
-    """The training view of the same size whose photo lies nearest to `view`'s; None if there is no such size.
+    """The training view of the same size and moment whose photo lies nearest to `view`'s; None if there is none.
 
     Near means a small shift of the picture: the turn of the camera, in radians, plus the move of its centre over the
     scene's (harmonic) mean depth.
@@ -203,7 +203,8 @@ def nearest_view(scene: Scene, view: str) -> str | None:
         turn = math.acos(float(np.clip(own.forward @ other.forward, -1, 1)))
         return turn + disparity * float(np.linalg.norm(own.center - other.center))
 
-    sizes = {name: scene.camera(name, "full") for name in scene.train}
+    moment = scene.view(view).frame
+    sizes = {name: scene.camera(name, "full") for name in scene.train if scene.view(name).frame == moment}
     alike = [name for name, camera in sizes.items() if (camera.width, camera.height) == (own.width, own.height)]
     return min(alike, key=distance, default=None)
 

@@ -93,7 +93,7 @@ class Model:
             ) from None
 
 
-def load_setting(scene: Path, space: Path, tiles: Path | None = None) -> Setting:
+def load_setting(scene: Path, space: Path, tiles: Path | None = None, sources: Path | None = None) -> Setting:
     """The folders that the steps before have made, on the best device there is."""
     return Setting(
         Scene.load(scene),
@@ -101,6 +101,8 @@ def load_setting(scene: Path, space: Path, tiles: Path | None = None) -> Setting
         Occupancy.load(space / "occupancy.safetensors"),
         Tiles(tiles) if tiles else None,
         "cuda" if torch.cuda.is_available() else "cpu",
+        space / "points",
+        Tiles(sources) if sources else None,
     )
 
 

@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.render import RenderConfig, render_views
 from loupe.trial import Model, load_setting
 
-VERSION = 3
+VERSION = 4
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
         ("--model", "what train_joint made"),
         ("--scene", "what estimate_poses made"),
         ("--space", "what carve_space made"),
+        ("--tiles", "what cut_tiles made: photos for methods that take colours from them"),
         ("--recipe", "the recipe (YAML)"),
         ("--out", "folder for the renders"),
         ("--log", "folder for the log"),
@@ -31,7 +32,7 @@ def main() -> None:
     with tracking.step("render_views", instance, given.log, inputs=inputs) as log:
         config = read_section(given.recipe, "render", RenderConfig)
         log.parameters({"render": config.model_dump(mode="json")})
-        setting = load_setting(given.scene, given.space)
+        setting = load_setting(given.scene, given.space, sources=given.tiles)
         method = Model.load(given.model).method_for(setting)
         made = render_views(method, setting.scene, setting.space, config, given.out, log.progress)
         for name, picture in made.pictures.items():

@@ -280,7 +280,7 @@ def test_photos_of_nothing(project: Pipeline, try_step: Run, capture: Path, tmp_
     *_, line = done.stderr.splitlines()
     assert "Traceback" not in done.stderr
     assert "under 60% of 3 photos could be placed" in line
-    assert "take photos that overlap" in line
+    assert "take sharp, textured photos of one place" in line
 
 
 BAD_VALUES = {

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -28,12 +27,11 @@ from loupe.field_views import Composite, RayPenalties, composite_hits, ray_terms
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField
 from loupe.method import DECODER, Method, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.discriminator import STRIDE, Discriminator
-from loupe.nets.perceptual import load_vgg19
+from loupe.nets.perceptual import vgg19_for
 from loupe.nets.upsampler import Upsampler, UpsamplerConfig
 from loupe.patches import Patch, TrainingPatches
 from loupe.rays import Cameras, Rays
 from loupe.voxel_fit import VoxelFit, encoder_part
-from loupe.weights import VGG19, find_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,7 +42,6 @@ Pair = tuple["Tensor", "Tensor"]  # what was made and what is true
 _CHANNELS: Mapping[Condition, int] = {"depth": 1, "direction": 3}
 _MEMORY_SHARE = 8  # of the memory there is, what rendering a picture may take
 _MOST_MEMORY = 3 << 30
-_WEIGHTS = Path("weights")
 
 
 class Weights(RayPenalties):
@@ -145,7 +142,7 @@ class FourKNerf:
         if setting.tiles:
             self._patches = TrainingPatches(setting.scene, setting.tiles, config.patch)
             if config.weights.perceptual or config.weights.style:
-                self._vgg = _vgg19().to(setting.device)
+                self._vgg = vgg19_for("joint.weights.perceptual and joint.weights.style").to(setting.device)
         self._psnr = torch.tensor(math.nan)
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
@@ -361,16 +358,6 @@ def _apart(made: Tensor, true: Tensor, difference: str) -> Tensor:
 def _gram(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:
     flat = features.flatten(2)
     return flat @ flat.mT / (flat.shape[1] * flat.shape[2])
-
-
-def _vgg19() -> nn.Module:
-    path = find_weights(VGG19, _WEIGHTS)
-    if path is None:
-        raise InputError(
-            f"the perceptual loss needs {VGG19.name}: put it into {_WEIGHTS}/ (see {_WEIGHTS}/README.md), or set "
-            "joint.weights.perceptual and joint.weights.style to 0"
-        )
-    return load_vgg19(path)
 
 
 def render_memory(device: torch.device | str) -> int:

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from loupe.errors import InputError
+from loupe.weights import VGG19, find_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+_WEIGHTS = Path("weights")
 _LAYERS = (16, 25, 34)  # conv3_4, conv4_4, conv5_4 among torchvision's `features`
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
 
@@ -52,6 +54,28 @@ class Vgg19Features(nn.Module):
             activations = group(activations)
             seen.append(activations)
         return seen
+
+
+def perceptual_distance(
+    network: nn.Module, made: Float[Tensor, "b 3 h w"], true: Float[Tensor, "b 3 h w"], difference: str = "squared"
+) -> Float[Tensor, ""]:
+    """How far the features of pictures in [0, 1] are apart, "squared" or "absolute", summed over the layers' means."""
+    with torch.no_grad():
+        wanted = network(true)
+    apart = [layer - other for layer, other in zip(network(made), wanted, strict=True)]
+    return torch.stack([(a.square() if difference == "squared" else a.abs()).mean() for a in apart]).sum()
+
+
+def vgg19_for(keys: str) -> Vgg19Features:
+    """The features with the weights that the user brought; raises `InputError` if there are none, and says which `keys`
+    of the recipe then have to be 0."""
+    path = find_weights(VGG19, _WEIGHTS)
+    if path is None:
+        raise InputError(
+            f"the perceptual loss needs {VGG19.name}: put it into {_WEIGHTS}/ (see {_WEIGHTS}/README.md), or set "
+            f"{keys} to 0"
+        )
+    return load_vgg19(path)
 
 
 def load_vgg19(path: Path) -> Vgg19Features:

@@ -1,0 +1,322 @@
+"""4K4D: a moving subject as points whose place, size and look are read from a grid over space and time.
+
+Every frame begins with points of its hull. A grid moves them (`positions`), another one (`features`) says how large and
+dense they are and weighs the colours that the nearest photos show at them; spherical harmonics add what depends on the
+direction. Points are rendered by `loupe.splat`. The encoder phase trains on the low-resolution pixels, the joint phase
+goes on at full resolution.
+
+Xu et al., "4K4D: Real-time 4D view synthesis at 4K resolution", 2024 (arXiv 2310.11448); the published code for what
+the paper leaves open. Beyond both: a photo counts for a point only where it sees it; a different colour stands behind
+subject and picture at every step, so that a mask leaves no hole to hide in; and no plane of the grid has more nodes
+along the time than there are frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from loupe.camera import Array, Camera
+from loupe.cloud import Cloud
+from loupe.config import Config
+from loupe.errors import InputError
+from loupe.fields.moving_points import Moment, PointField, PointsConfig, Source, exactly, mean_spacing
+from loupe.images import HALF, Pixels
+from loupe.method import DECODER, Phase, Picture, Recipe, Segment, Setting, Window
+from loupe.nets.perceptual import perceptual_distance, vgg19_for
+from loupe.scene import Level
+from loupe.splat import Splatted, render_points, visible
+from loupe.tiles import Tiles
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+_MARGIN = 0.1  # by which the window around a subject is wider and higher
+_LOOKED_THROUGH = 256  # pixels on the long side of the picture that tells what a photo sees of the points
+
+
+class Weights(Config):
+    """Weights of the loss terms: the paper's three, and the mean square of the points' shifts (the published code)."""
+
+    colour: float = Field(default=1.0, gt=0)
+    perceptual: float = Field(default=1e-3, ge=0)
+    mask: float = Field(default=1e-3, ge=0)
+    shift: float = Field(default=0.0, ge=0)
+
+
+class FitConfig(Config):
+    """How one phase trains.
+
+    Attributes:
+        steps: of training, one view each.
+        size: the longest side of the window of a view that a step looks at, in pixels.
+        rate: Adam's learning rate; that of the heads that move and shape points; that of the positions themselves, in
+            sides of the box. All fall to a tenth over the phase.
+        weights: of the loss terms.
+    """
+
+    steps: int = Field(ge=1)
+    size: int = Field(default=1024, ge=16)
+    rate: float = Field(default=5e-3, gt=0)
+    head_rate: float = Field(default=5e-4, gt=0)
+    position_rate: float = Field(default=5e-6, ge=0)
+    weights: Weights = Weights()
+
+
+class Encoder(Config):
+    """The recipe's section `encoder`."""
+
+    seed: int = 0
+    points: PointsConfig = PointsConfig()
+    fit: FitConfig
+
+
+class Joint(Config):
+    """The recipe's section `joint`."""
+
+    seed: int = 0
+    fit: FitConfig
+
+
+class FourK4dBatch(NamedTuple):
+    """A window of a view.
+
+    `moment`: which of the frames; `camera` over the window; `picture` (h, w, 3) over black and `mask` (h, w), in
+    [0, 1]; the `sources`; `behind` (3,): the colour that stands behind.
+    """
+
+    moment: int
+    camera: Camera
+    picture: Float[Tensor, "h w 3"]
+    mask: Float[Tensor, "h w"]
+    sources: Sequence[Source]
+    behind: Float[Tensor, " 3"]
+
+
+class FourK4d:
+    """4K4D in one phase of one trial: `loupe.method.Method`. `field` exists once it began or took over a state."""
+
+    field: PointField
+
+    def __init__(self, phase: Phase, recipe: Recipe, setting: Setting) -> None:
+        """Raises `InputError` where the recipe does not fit, or the scene has no masks or no points of each frame."""
+        section = recipe.section("encoder", Encoder)
+        self._config = section.points
+        self._fit = section.fit if phase == "encoder" else recipe.section("joint", Joint).fit
+        self._level: Level = "low" if phase == "encoder" else "full"
+        self._phase, self._setting = phase, setting
+        scene = setting.scene
+        if setting.space.kind != "bounded":
+            raise InputError(f"{scene.folder}: 4K4D needs a bounded space; set space.kind")
+        self._frames = sorted({scene.view(name).frame for name in scene.train})
+        self._names = {frame: [n for n in scene.train if scene.view(n).frame == frame] for frame in self._frames}
+        self._progress: dict[str, Tensor] = {}
+        if phase == "encoder" and setting.points:
+            self._begin()
+
+    def _begin(self) -> None:
+        assert self._setting.points is not None
+        clouds = [
+            Cloud.load(self._setting.points / f"{frame:06d}.ply").xyz.astype(np.float64) for frame in self._frames
+        ]
+        generator = np.random.default_rng(0)
+        spacing = float(np.mean([mean_spacing(cloud) for cloud in clouds]))
+        positions = [exactly(cloud, self._config.count, spacing / 4, generator) for cloud in clouds]
+        self._take([torch.from_numpy(points).float() for points in positions], spacing)
+
+    def start_from(self, encoder: Mapping[str, Tensor]) -> None:
+        """Take over the points of the encoder phase."""
+        if any(name.startswith(DECODER) for name in encoder):
+            raise InputError("four_k4d has no decoder; the trial's encoder in configs/pipeline.yaml must be no graft")
+        self.load_state(encoder)
+
+    def segments(self) -> Sequence[Segment]:
+        """One."""
+        return [Segment("points" if self._phase == "encoder" else "joint", self._fit.steps)]
+
+    def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
+        """One Adam: positions, the heads that move and shape points, and the rest, each at its own rate."""
+        heads = [*self.field.shape.parameters(), *(self.field.shift.parameters() if self._config.grid else ())]
+        placed = list(self.field.positions)
+        apart = {id(parameter) for parameter in (*heads, *placed)}
+        rest = [parameter for parameter in self.field.parameters() if id(parameter) not in apart]
+        groups: list[dict[str, object]] = [{"params": rest, "lr": self._fit.rate}]
+        groups.append({"params": heads, "lr": self._fit.head_rate})
+        if self._fit.position_rate:
+            groups.append({"params": placed, "lr": self._fit.position_rate * self.field.side})
+        return {"points": torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-15, fused=True)}
+
+    def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
+        """A tenth at the end."""
+        return {"points": 0.1 ** (step / segment.steps)}
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> FourK4dBatch:
+        """A training view, as many of its pixels around the subject as a step takes, and photos of the same moment."""
+        scene, device = self._setting.scene, self._setting.device
+        name = scene.train[_draw(len(scene.train), generator)]
+        frame = scene.view(name).frame
+        window = _part(self._subject(name), self._fit.size, generator)
+        camera = scene.camera(name, self._level).cropped(*window)
+        picture, mask = self._cut(name, window)
+        own = float(torch.rand((), generator=generator)) < self._config.own
+        others = [other for other in self._nearest(camera, frame) if own or other != name][: self._config.among]
+        order = torch.randperm(len(others), generator=generator)[: self._config.sources].sort().values
+        sources = [self._source(others[int(place)]) for place in order] if self._config.images else []
+        behind = torch.rand(3, generator=generator).to(device)
+        return FourK4dBatch(self._frames.index(frame), camera, picture, mask, sources, behind)
+
+    def losses(self, batch: FourK4dBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        """The paper's colour, perceptual and mask terms, weighted."""
+        weights = self._fit.weights
+        moment = self.field.at(batch.moment)
+        seen = self._render(moment, batch.camera, batch.sources)
+        made = seen.colour + (1 - seen.opacity)[..., None] * batch.behind
+        true = batch.picture + (1 - batch.mask)[..., None] * batch.behind
+        terms = {"colour": weights.colour * (made - true).square().mean()}
+        if weights.mask:
+            terms["mask"] = weights.mask * (1 - soft_overlap(seen.opacity, batch.mask))
+        if weights.perceptual:
+            apart = perceptual_distance(self._vgg, made.movedim(-1, 0)[None], true.movedim(-1, 0)[None])
+            terms["perceptual"] = weights.perceptual * apart
+        if weights.shift and self._config.grid:
+            terms["shift"] = weights.shift * (moment.shift / self.field.side).square().sum(1).mean()
+        self._progress = {
+            "psnr": -10 * (terms["colour"].detach() / weights.colour).log10(),
+            "radius": moment.radius.detach().mean() / self.field.spacing,
+        }
+        return {"points": terms}
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        """Nothing changes but the parameters."""
+        return False
+
+    def progress(self) -> Mapping[str, float]:
+        """Of the last batch: PSNR; the points' mean radius in distances between neighbours."""
+        return {name: float(value) for name, value in self._progress.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All parameters."""
+        return {name: value.detach() for name, value in self.field.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        names = sorted((name for name in state if name.startswith("positions.")), key=lambda name: int(name[10:]))
+        if len(names) != len(self._frames):
+            raise InputError(f"{self._setting.scene.folder}: {len(self._frames)} frames, the model has {len(names)}")
+        self._take([state[name] for name in names], float(state["spacing"]))
+        self.field.load_state_dict(dict(state))
+
+    @torch.no_grad()
+    def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
+        """The view of `camera` at the frame nearest to `time`, over the scene's backdrop."""
+        last = max(view.frame for view in self._setting.scene.views) or 1
+        index = min(range(len(self._frames)), key=lambda place: abs(self._frames[place] / last - time))
+        part = camera.cropped(*window) if window else camera
+        nearest = self._nearest(camera, self._frames[index])[: self._config.sources]
+        sources = [self._source(name) for name in nearest] if self._config.images else []
+        seen = self._render(self.field.at(index), part, sources)
+        backdrop = seen.colour.new_tensor(self._setting.scene.backdrop) / 255
+        colour = seen.colour + (1 - seen.opacity)[..., None] * backdrop
+        return Picture(colour.clamp(0, 1), seen.depth, seen.opacity)
+
+    def _take(self, positions: Sequence[Tensor], spacing: float) -> None:
+        self.field = PointField(self._config, self._setting.space, positions, spacing).to(self._setting.device)
+
+    def _render(self, moment: Moment, camera: Camera, sources: Sequence[Source]) -> Splatted:
+        layers = self._config.layers
+        sight = torch.stack([_sight(moment, source.camera, layers) for source in sources]) if sources else None
+        eye = torch.tensor(camera.center, dtype=torch.float32, device=self._setting.device)
+        colours = self.field.colours(moment, eye, sources, sight)
+        return render_points(moment.points, colours, moment.radius, moment.density, camera, layers)
+
+    def _nearest(self, camera: Camera, frame: int) -> list[str]:
+        """The training views of a frame, those first that look at the subject most nearly as `camera` does."""
+        scene, space = self._setting.scene, self._setting.space
+        middle = space.to_world(torch.full((1, 3), 0.5, dtype=torch.float64))[0].numpy()
+
+        def towards(other: Camera) -> Array:
+            line = other.center - middle
+            return np.asarray(line / np.linalg.norm(line))
+
+        own = towards(camera)
+        near = {name: float(towards(scene.camera(name, self._level)) @ own) for name in self._names[frame]}
+        return sorted(near, key=lambda name: -near[name])
+
+    def _subject(self, name: str) -> Window:
+        """The pixels of a view around its mask."""
+        mask = self._mask(name)
+        camera = self._setting.scene.camera(name, self._level)
+        rows, columns = (np.flatnonzero((mask > HALF).any(axis)) for axis in (1, 0))
+        if not len(rows):
+            return Window(0, 0, camera.width, camera.height)
+        width, height = columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
+        more = math.ceil(_MARGIN * max(width, height))
+        left, top = max(0, columns[0] - more), max(0, rows[0] - more)
+        right, bottom = min(camera.width, columns[-1] + 1 + more), min(camera.height, rows[-1] + 1 + more)
+        return Window(int(left), int(top), int(right - left), int(bottom - top))
+
+    def _mask(self, name: str) -> Pixels:
+        mask = self._tiles.mask(name, self._level)
+        if mask is None:
+            raise InputError(f"{self._setting.scene.folder}: 4K4D needs masks; see ingest.masks")
+        return mask
+
+    def _cut(self, name: str, window: Window) -> tuple[Tensor, Tensor]:
+        """The subject of a view in a window, (h, w, 3) over black, and its mask (h, w), in [0, 1]."""
+        x, y, width, height = window
+        part, device, scene = (slice(y, y + height), slice(x, x + width)), self._setting.device, self._setting.scene
+        mask = torch.tensor(self._mask(name)[part]).to(device).float() / 255
+        picture = torch.tensor(self._tiles.image(name, self._level)[part]).to(device).float() / 255
+        if scene.masks != "cut":
+            return picture * mask[..., None], mask
+        backdrop = picture.new_tensor(scene.backdrop) / 255
+        return picture - (1 - mask[..., None]) * backdrop, mask
+
+    def _source(self, name: str) -> Source:
+        window = self._subject(name)
+        picture, _ = self._cut(name, window)
+        return Source(picture.movedim(-1, 0), self._setting.scene.camera(name, self._level).cropped(*window))
+
+    @cached_property
+    def _tiles(self) -> Tiles:
+        tiles = self._setting.tiles or self._setting.sources
+        if tiles is None:
+            raise InputError("4K4D takes colours from the photos; give it the tiles")
+        return tiles
+
+    @cached_property
+    def _vgg(self) -> nn.Module:
+        return vgg19_for(f"{self._phase}.fit.weights.perceptual").to(self._setting.device)
+
+
+def soft_overlap(made: Float[Tensor, "h w"], true: Float[Tensor, "h w"]) -> Float[Tensor, ""]:
+    """The intersection of two masks with values in [0, 1] over their union: 1 where they are the same and binary."""
+    both = (made * true).sum()
+    return both / (made + true - made * true).sum().clamp(min=1e-6)
+
+
+def _sight(moment: Moment, camera: Camera, layers: int) -> Bool[Tensor, " n"]:
+    """Which points a photo shows."""
+    scale = min(1.0, _LOOKED_THROUGH / max(camera.width, camera.height))
+    small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+    return visible(moment.points, moment.radius, moment.density, small, layers)
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _part(window: Window, size: int, generator: torch.Generator) -> Window:
+    """A window within another one, anywhere, at most so large."""
+    width, height = min(window.width, size), min(window.height, size)
+    x = window.x + _draw(window.width - width + 1, generator)
+    y = window.y + _draw(window.height - height + 1, generator)
+    return Window(x, y, width, height)
