@@ -86,9 +86,9 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
         write_film(out / "held_out.mp4", (_trimmed(pictures[name]) for name in held_out), rate, lambda _: None)
     views = {name: {"picture": f"test/{name}.png", "depth": f"depth/{name}.png"} for name in scene.test}
     content = {"format": 1, "views": views, "depth_scale": depth_scale, "film": "path.mp4" if film else None}
-    content |= {"warping_error": watch and watch.error, "held_out": "held_out.mp4" if held_out else None}
+    content |= {"warping_error": watch.error if watch else None, "held_out": "held_out.mp4" if held_out else None}
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    return Rendered(pictures, watch and watch.error)
+    return Rendered(pictures, watch.error if watch else None)
 
 
 def film_cameras(scene: Scene, space: Space, config: PathConfig) -> list[Camera]:
