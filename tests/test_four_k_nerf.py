@@ -16,6 +16,7 @@ from loupe.fields.tensor_vm import VmConfig
 from loupe.method import Recipe, Setting, Window
 from loupe.methods import four_k_nerf as module
 from loupe.methods.four_k_nerf import FourKNerf, make_four_k_nerf
+from loupe.nets import perceptual
 from loupe.voxel_fit import EncoderConfig, VoxelFit
 
 FIT: dict[str, Any] = {"rays": 256, "opacity": 0.1, "decay": 100, "stages": [{"voxels": 4000, "steps": 1}]}
@@ -159,7 +160,7 @@ def test_the_perceptual_terms(
 ) -> None:
     torch.manual_seed(0)
     torch.save(vgg19().state_dict(), tmp_path / "vgg.pth")
-    monkeypatch.setattr(module, "find_weights", lambda file, folder: tmp_path / "vgg.pth")
+    monkeypatch.setattr(perceptual, "find_weights", lambda file, folder: tmp_path / "vgg.pth")
     method = joint(weights=only(perceptual=0.5, style=style), difference=difference)
     terms = losses_of(method)["generator"]
     assert terms.keys() == {"colour", "perceptual"} | ({"style"} if style else set())
@@ -168,7 +169,7 @@ def test_the_perceptual_terms(
 
 
 def test_missing_weights_are_named_before_training(joint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_weights", lambda file, folder: None)
+    monkeypatch.setattr(perceptual, "find_weights", lambda file, folder: None)
     with pytest.raises(InputError, match=r"vgg19-dcbb9e9d\.pth.*weights/README.*joint\.weights\.perceptual"):
         joint(weights={})
 

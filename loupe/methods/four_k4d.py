@@ -30,7 +30,7 @@ from loupe.errors import InputError
 from loupe.fields.moving_points import Moment, PointField, PointsConfig, Source, exactly, mean_spacing
 from loupe.images import HALF, Pixels
 from loupe.method import DECODER, Phase, Picture, Recipe, Segment, Setting, Window
-from loupe.nets.perceptual import perceptual_distance, vgg19_for
+from loupe.nets.perceptual import features_of_both, perceptual_distance, vgg19_for
 from loupe.scene import Level
 from loupe.splat import Splatted, render_points, visible
 from loupe.tiles import Tiles
@@ -184,8 +184,8 @@ class FourK4d:
         if weights.mask:
             terms["mask"] = weights.mask * (1 - soft_overlap(seen.opacity, batch.mask))
         if weights.perceptual:
-            apart = perceptual_distance(self._vgg, made.movedim(-1, 0)[None], true.movedim(-1, 0)[None])
-            terms["perceptual"] = weights.perceptual * apart
+            layers = features_of_both(self._vgg, made.movedim(-1, 0)[None], true.movedim(-1, 0)[None])
+            terms["perceptual"] = weights.perceptual * perceptual_distance(layers)
         if weights.shift and self._config.grid:
             terms["shift"] = weights.shift * (moment.shift / self.field.side).square().sum(1).mean()
         self._progress = {

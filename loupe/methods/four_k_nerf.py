@@ -27,7 +27,7 @@ from loupe.field_views import Composite, RayPenalties, composite_hits, ray_terms
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField
 from loupe.method import DECODER, Method, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.discriminator import STRIDE, Discriminator
-from loupe.nets.perceptual import vgg19_for
+from loupe.nets.perceptual import Difference, features_of_both, perceptual_distance, vgg19_for
 from loupe.nets.upsampler import Upsampler, UpsamplerConfig
 from loupe.patches import Patch, TrainingPatches
 from loupe.rays import Cameras, Rays
@@ -100,7 +100,7 @@ class Joint(Config):
     decoder: UpsamplerConfig = UpsamplerConfig()
     train_encoder: bool = True
     weights: Weights = Weights()
-    difference: Literal["squared", "absolute"] = "squared"
+    difference: Difference = "squared"
     rates: Rates = Rates()
     max_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -304,13 +304,10 @@ class FourKNerf:
     def _perceived(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
         """How far the features of VGG19 are apart (equation 9), and their Gram matrices, summed over its layers."""
         assert self._vgg is not None
-        with torch.no_grad():
-            wanted = self._vgg(true)
-        layers = list(zip(self._vgg(made), wanted, strict=True))
+        layers = features_of_both(self._vgg, made, true)
         weights, terms = self._config.weights, {}
         if weights.perceptual:
-            apart = [_apart(*layer, self._config.difference) for layer in layers]
-            terms["perceptual"] = weights.perceptual * torch.stack(apart).sum()
+            terms["perceptual"] = weights.perceptual * perceptual_distance(layers, self._config.difference)
         if weights.style:
             apart = [_apart(_gram(a), _gram(b), "absolute") for a, b in layers]
             terms["style"] = weights.style * torch.stack(apart).sum()

@@ -6,9 +6,10 @@ the published code: the last convolutions of the third, fourth and fifth group, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+Layer = tuple["Tensor", "Tensor"]  # what was made and what is true
+Difference = Literal["squared", "absolute"]
 _WEIGHTS = Path("weights")
 _LAYERS = (16, 25, 34)  # conv3_4, conv4_4, conv5_4 among torchvision's `features`
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
@@ -56,13 +59,16 @@ class Vgg19Features(nn.Module):
         return seen
 
 
-def perceptual_distance(
-    network: nn.Module, made: Float[Tensor, "b 3 h w"], true: Float[Tensor, "b 3 h w"], difference: str = "squared"
-) -> Float[Tensor, ""]:
-    """How far the features of pictures in [0, 1] are apart, "squared" or "absolute", summed over the layers' means."""
+def features_of_both(network: nn.Module, made: Float[Tensor, "b 3 h w"], true: Float[Tensor, "b 3 h w"]) -> list[Layer]:
+    """The features of what was made and of what is true, layer by layer; no gradient runs into what is true."""
     with torch.no_grad():
         wanted = network(true)
-    apart = [layer - other for layer, other in zip(network(made), wanted, strict=True)]
+    return list(zip(network(made), wanted, strict=True))
+
+
+def perceptual_distance(layers: Sequence[Layer], difference: Difference = "squared") -> Float[Tensor, ""]:
+    """How far features are apart: the mean of each layer, summed."""
+    apart = [made - true for made, true in layers]
     return torch.stack([(a.square() if difference == "squared" else a.abs()).mean() for a in apart]).sum()
 
 
