@@ -21,7 +21,7 @@ def main() -> None:
         ("--capture", "folder of photos; never written to"),
         ("--config", "the capture's configuration (YAML)"),
         ("--out", "folder for the pictures"),
-        ("--reference", "folder for what is sealed; empty if nothing is"),
+        ("--reference", "folder for what is sealed, if anything is"),
         ("--log", "folder for the log"),
     ):
         parser.add_argument(option, type=Path, required=True, help=meaning)
@@ -34,6 +34,8 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         given.reference.mkdir(parents=True, exist_ok=True)
         made = ingest(shots, config, given.out, log.say, given.reference if config.seal > 1 else None)
+        # DVC warns of folders that hold nothing.
+        (given.reference / "factor.txt").write_text(f"{config.seal}\n", encoding="ascii")
         log.picture("photos", made.contact_sheet)
         log.page("photos", render_photos(given.config.stem, made))
         log.summary({"photos": len(made.photos), "left_out": len(made.left_out), "alike": len(made.alike)})

@@ -163,7 +163,7 @@ def test_no_step_but_scoring_opens_the_reference(tmp_path: Path, monkeypatch: py
 
     given = {"scene": "s/scene", "space": "s/space", "tiles": "s/tiles"}
     run("ingest_photos", capture="capture", config="room.yaml", out="s/photos", reference="s/reference")
-    assert len(list(Path("s/reference").iterdir())) == 6
+    assert len(list(Path("s/reference").glob("*.png"))) == 6
     Path("s/reference").rename("hidden")
     run("estimate_poses", capture="capture", photos="s/photos", config="room.yaml", out="s/scene")
     run("cut_tiles", scene="s/scene", out="s/tiles")
