@@ -49,6 +49,28 @@ def test_photos_are_found_in_both_places(tmp_path: Path, inside: str) -> None:
     assert [str(shot) for shot in photos.shots(tmp_path)] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
+@pytest.mark.parametrize("inside", [".", "images"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg.png"])
+def test_masks_lie_beside_the_photos_by_their_names(tmp_path: Path, inside: str, suffix: str) -> None:
+    capture(tmp_path, inside=inside)
+    (tmp_path / "masks").mkdir()
+    write_image(tmp_path / "masks" / f"b{suffix}", np.full((6, 8), 255, np.uint8))
+    assert recognise(tmp_path) == "photos"
+    masks = {shot.name: shot.mask for shot in photos.shots(tmp_path)}
+    assert masks == {"a": None, "b": tmp_path / "masks" / f"b{suffix}", "c": None}
+
+
+def test_masks_of_no_photo_or_from_elsewhere_are_refused(tmp_path: Path) -> None:
+    folder = capture(tmp_path / "capture")
+    (folder / "masks").mkdir()
+    with pytest.raises(InputError, match=r"masks: no mask has a photo's name; for a\.jpg it is a\.png"):
+        photos.shots(folder)
+    write_image(tmp_path / "other.png", np.full((6, 8), 255, np.uint8))
+    (folder / "masks" / "a.png").symlink_to(tmp_path / "other.png")
+    with pytest.raises(InputError, match=r"masks: 'masks/a\.png' leaves the capture"):
+        photos.shots(folder)
+
+
 def test_photos_in_two_places_or_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         recognise(tmp_path / "nowhere")

@@ -26,6 +26,7 @@ from loupe.align import compare_cameras
 from loupe.camera import Array
 from loupe.config import parse_section
 from loupe.errors import InputError
+from loupe.images import write_image
 from loupe.ingestion import IngestConfig, ingest
 from loupe.poses import PosesConfig
 from loupe.sfm import reconstruct
@@ -124,6 +125,15 @@ def test_photos_that_the_model_does_not_place_are_no_shots_and_one_left_out_shif
     poses = {image.name: image.cam_from_world().matrix() for image in model.images.values()}
     for one in given:
         np.testing.assert_allclose(one.cam_from_world[:3], poses[f"{one.photo.name}.png"], atol=1e-12)
+
+
+@pytest.mark.parametrize("images", ["images", "."])
+def test_masks_lie_as_the_photos_do(tmp_path: Path, images: str) -> None:
+    capture = capture_of(tmp_path, model_of(["left/a.png", "left/b.png", "c.png"]), images=images)
+    (tmp_path / "masks" / "left").mkdir(parents=True)
+    own = tmp_path / "masks" / "left" / "b.png.png"
+    write_image(own, np.full((HEIGHT, WIDTH), 255, np.uint8))
+    assert {shot.name: shot.mask for shot in colmap.shots(capture)} == {"left_a": None, "left_b": own, "c": None}
 
 
 def test_points_are_not_read(tmp_path: Path) -> None:

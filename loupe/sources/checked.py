@@ -49,6 +49,28 @@ def by_stem(capture: Path, folder: str) -> dict[str, Path]:
     return {path.stem: path for path in photos_in(capture, folder)}
 
 
+def with_masks(capture: Path, photos: Path, shots: list[Shot]) -> list[Shot]:
+    """The shots with the masks that lie in the capture's `masks/` as the shots' files lie in the folder `photos`:
+    `a.jpg` has `a.png`, or `a.jpg.png` as COLMAP has it. A photo without one stays without.
+
+    Raises:
+        InputError: there are masks and none is any photo's, or one is a link out of the capture.
+    """
+    folder = capture / "masks"
+    if not folder.is_dir():
+        return shots
+    masked = [shot._replace(mask=_mask_of(capture, shot.file.relative_to(photos))) for shot in shots]
+    if not any(shot.mask for shot in masked):
+        raise InputError(f"{folder}: no mask has a photo's name; for {shots[0].file.name} it is {shots[0].name}.png")
+    return masked
+
+
+def _mask_of(capture: Path, photo: Path) -> Path | None:
+    names = [photo.with_suffix(".png"), photo.with_name(photo.name + ".png")]
+    found = [inside(capture, f"masks/{name.as_posix()}", f"{capture}: masks") for name in names]
+    return next((path for path in found if path.is_file()), None)
+
+
 def in_name_order(shots: list[Shot]) -> list[Shot]:
     """Shots in the order of their names."""
     return sorted(shots, key=lambda shot: shot.name)

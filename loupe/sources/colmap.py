@@ -5,7 +5,7 @@ capture's folder. Poses are cam_from_world with OpenCV's axes; the centre of the
 (https://colmap.github.io/tutorial.html, "Feature Detection and Extraction"). Both are this project's conventions.
 Cameras are for photos as stored: COLMAP leaves EXIF orientations alone on purpose, so that photos of one camera share
 its parameters however it was held (https://github.com/colmap/colmap, issues 1456 and 2104).
-Bounds follow from the points, which are triangulated anew.
+Bounds follow from the points, which are triangulated anew. Masks, if any, lie in `masks/` as the photos do in theirs.
 
 The capture is the model: photos in the folder that it does not place are no shots.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.photos import Photo, Shot
-from loupe.sources.checked import in_name_order, inside, numbers, view_name
+from loupe.sources.checked import in_name_order, inside, numbers, view_name, with_masks
 from loupe.sources.given import Given, give, turned_upright
 from loupe.undistort import Lens
 
@@ -61,9 +61,11 @@ def shots(capture: Path) -> list[Shot]:
     """The photos that the model places, in the order of their names (folders before a photo's name with '_' between).
 
     Raises:
-        InputError: the model cannot be read, or a photo of it is missing or outside the capture.
+        InputError: the model cannot be read, a photo of it is missing or outside the capture, or masks are of others.
     """
-    return in_name_order([Shot(name, placed.file) for name, placed in _views(capture).items()])
+    found = in_name_order([Shot(name, placed.file) for name, placed in _views(capture).items()])
+    images = capture / "images"
+    return with_masks(capture, images if all(shot.file.is_relative_to(images) for shot in found) else capture, found)
 
 
 def cameras(capture: Path, photos: Sequence[Photo]) -> list[Given]:

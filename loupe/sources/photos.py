@@ -1,4 +1,4 @@
-"""A plain folder of photos: directly in it, or in `images/`."""
+"""A plain folder of photos: directly in it, or in `images/`; their masks, if any, in `masks/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loupe.errors import InputError
 from loupe.photos import Shot
-from loupe.sources.checked import photos_in
+from loupe.sources.checked import photos_in, with_masks
 
 
 def recognises(capture: Path) -> bool:
@@ -15,12 +15,12 @@ def recognises(capture: Path) -> bool:
 
 
 def shots(capture: Path) -> list[Shot]:
-    """The photos in name order; raises `InputError` if there are none, or some in both places."""
+    """The photos in name order; raises `InputError` if there are none, or some in both places, or masks of others."""
     found = [photos for photos in _found(capture) if photos]
     if len(found) != 1:
         where = "both directly in it and in images/" if found else "neither directly in it nor in images/"
         raise InputError(f"{capture}: photos lie {where}; put them in one of the two")
-    return [Shot(path.stem, path) for path in found[0]]
+    return with_masks(capture, found[0][0].parent, [Shot(path.stem, path) for path in found[0]])
 
 
 def _found(capture: Path) -> list[list[Path]]:
