@@ -107,7 +107,8 @@ class FourK4d:
     field: PointField
 
     def __init__(self, phase: Phase, recipe: Recipe, setting: Setting) -> None:
-        """Raises `InputError` where the recipe does not fit, or the scene has no masks or no points of each frame."""
+        """Raises `InputError` where the recipe does not fit, the scene has no masks, or a frame no points or no second
+        training view."""
         section = recipe.section("encoder", Encoder)
         self._config = section.points
         self._fit = section.fit if phase == "encoder" else recipe.section("joint", Joint).fit
@@ -116,21 +117,35 @@ class FourK4d:
         scene = setting.scene
         if setting.space.kind != "bounded":
             raise InputError(f"{scene.folder}: 4K4D needs a bounded space; set space.kind")
+        if not any(view.mask for view in scene.views):
+            raise InputError(f"{scene.folder}: 4K4D needs masks; see ingest.masks")
         self._frames = sorted({scene.view(name).frame for name in scene.train})
         self._names = {frame: [n for n in scene.train if scene.view(n).frame == frame] for frame in self._frames}
+        alone = [frame for frame, names in self._names.items() if len(names) < 2]
+        if alone and self._config.images:
+            raise InputError(
+                f"{scene.folder}: frame {alone[0]} has one training view; 4K4D colours each by others of its moment"
+            )
         self._progress: dict[str, Tensor] = {}
         if phase == "encoder" and setting.points:
             self._begin()
 
     def _begin(self) -> None:
-        assert self._setting.points is not None
-        clouds = [
-            Cloud.load(self._setting.points / f"{frame:06d}.ply").xyz.astype(np.float64) for frame in self._frames
-        ]
+        clouds = [self._carved(frame) for frame in self._frames]
         generator = np.random.default_rng(0)
         spacing = float(np.mean([mean_spacing(cloud) for cloud in clouds]))
         positions = [exactly(cloud, self._config.count, spacing / 4, generator) for cloud in clouds]
         self._take([torch.from_numpy(points).float() for points in positions], spacing)
+
+    def _carved(self, frame: int) -> Array:
+        assert self._setting.points is not None
+        path = self._setting.points / f"{frame:06d}.ply"
+        points = Cloud.load(path).xyz.astype(np.float64)
+        if len(points) < 2:
+            raise InputError(
+                f"{path}: {len(points)} points; 4K4D needs the subject at every frame; see its masks there"
+            )
+        return points
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
         """Take over the points of the encoder phase."""
@@ -211,7 +226,8 @@ class FourK4d:
         names = sorted((name for name in state if name.startswith("positions.")), key=lambda name: int(name[10:]))
         if len(names) != len(self._frames):
             raise InputError(f"{self._setting.scene.folder}: {len(self._frames)} frames, the model has {len(names)}")
-        self._take([state[name] for name in names], float(state["spacing"]))
+        # Of its own: training changes positions in place.
+        self._take([state[name].clone() for name in names], float(state["spacing"]))
         self.field.load_state_dict(dict(state))
 
     @torch.no_grad()
@@ -265,8 +281,7 @@ class FourK4d:
 
     def _mask(self, name: str) -> Pixels:
         mask = self._tiles.mask(name, self._level)
-        if mask is None:
-            raise InputError(f"{self._setting.scene.folder}: 4K4D needs masks; see ingest.masks")
+        assert mask is not None  # the scene has some
         return mask
 
     def _cut(self, name: str, window: Window) -> tuple[Tensor, Tensor]:
