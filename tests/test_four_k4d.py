@@ -140,18 +140,46 @@ def test_the_nearest_views_come_first(setting: Setting) -> None:
 
 
 def test_the_window_holds_the_subject(setting: Setting) -> None:
+    """With a tenth more around, and 16 pixels at least, as far as the picture goes."""
     for phase in ("encoder", "joint"):
         method = make(setting, phase=phase)
         for name in setting.scene.train:
-            mask = np.array(method._mask(name))
+            mask = np.array(method._mask(name)) > 127
             x, y, width, height = method._subject(name)
-            assert mask[y : y + height, x : x + width].astype(int).sum() == mask.astype(int).sum()
-            rows, columns = np.nonzero(mask > 127)
-            more = 0.1 * max(np.ptp(rows) + 1, np.ptp(columns) + 1)
-            for edge, first, least in ((x, columns.min(), 0), (y, rows.min(), 0)):
-                assert edge == max(least, first - np.ceil(more))
-            assert x + width == min(mask.shape[1], columns.max() + 1 + np.ceil(more))
-            assert y + height == min(mask.shape[0], rows.max() + 1 + np.ceil(more))
+            assert mask[y : y + height, x : x + width].sum() == mask.sum()
+            rows, columns = np.nonzero(mask)
+            more = np.ceil(0.1 * max(np.ptp(rows) + 1, np.ptp(columns) + 1))
+            for first, count, places, size in (
+                (x, width, columns, mask.shape[1]),
+                (y, height, rows, mask.shape[0]),
+            ):
+                begin, end = max(0, places.min() - more), min(size, places.max() + 1 + more)
+                assert 0 <= first <= begin
+                assert size >= first + count >= end
+                assert count == max(end - begin, 16)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (47, 20), (23, 35), (20, 17)])
+def test_a_sliver_of_the_subject_is_enough(x: int, y: int, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the subject only just enters, a step still looks at as much as the perceptual loss can halve four times."""
+    monkeypatch.setattr(module, "vgg19_for", lambda keys: torch.nn.AvgPool2d(16))
+    method = make(setting, {"size": 16, "weights": {"perceptual": 1.0}}, "joint", images=False)
+    mask = np.zeros((36, 48), np.uint8)
+    mask[y, x] = 255
+    monkeypatch.setattr(method, "_mask", lambda name: mask)
+    assert batch_of(method).mask.shape == (16, 16)
+    assert batch_of(method).mask.sum() == 1
+    assert losses_of(method)["perceptual"] > 0
+
+
+def test_a_view_without_the_subject_is_looked_at_whole(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its picture is empty; that is learnt too, and nothing is divided by it."""
+    method = make(setting, phase="joint")
+    monkeypatch.setattr(method, "_mask", lambda name: np.zeros((36, 48), np.uint8))
+    batch = batch_of(method)
+    assert batch.mask.shape == (36, 48)
+    assert not batch.picture.any()
+    assert all(bool(value.isfinite()) for value in losses_of(method).values())
 
 
 def test_a_step_looks_at_a_part_of_the_window(setting: Setting) -> None:

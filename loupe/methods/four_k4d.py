@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MARGIN = 0.1  # by which the window around a subject is wider and higher
+_LEAST = 16  # pixels on a side of the window: VGG19 halves them four times
 _LOOKED_THROUGH = 256  # pixels on the long side of the picture that tells what a photo sees of the points
 
 
@@ -64,7 +66,7 @@ class FitConfig(Config):
     """
 
     steps: int = Field(ge=1)
-    size: int = Field(default=1024, ge=16)
+    size: int = Field(default=1024, ge=_LEAST)
     rate: float = Field(default=5e-3, gt=0)
     head_rate: float = Field(default=5e-4, gt=0)
     position_rate: float = Field(default=5e-6, ge=0)
@@ -269,15 +271,13 @@ class FourK4d:
     def _subject(self, name: str) -> Window:
         """The pixels of a view around its mask."""
         mask = self._mask(name)
-        camera = self._setting.scene.camera(name, self._level)
         rows, columns = (np.flatnonzero((mask > HALF).any(axis)) for axis in (1, 0))
         if not len(rows):
-            return Window(0, 0, camera.width, camera.height)
-        width, height = columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
-        more = math.ceil(_MARGIN * max(width, height))
-        left, top = max(0, columns[0] - more), max(0, rows[0] - more)
-        right, bottom = min(camera.width, columns[-1] + 1 + more), min(camera.height, rows[-1] + 1 + more)
-        return Window(int(left), int(top), int(right - left), int(bottom - top))
+            return Window(0, 0, mask.shape[1], mask.shape[0])
+        more = math.ceil(_MARGIN * (max(np.ptp(rows), np.ptp(columns)) + 1))
+        left, width = _stretch(columns, more, mask.shape[1])
+        top, height = _stretch(rows, more, mask.shape[0])
+        return Window(left, top, width, height)
 
     def _mask(self, name: str) -> Pixels:
         mask = self._tiles.mask(name, self._level)
@@ -327,6 +327,13 @@ def _sight(moment: Moment, camera: Camera, layers: int) -> Bool[Tensor, " n"]:
 
 def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
+
+
+def _stretch(occupied: NDArray[np.intp], more: int, size: int) -> tuple[int, int]:
+    """Around places on a line of `size` pixels, with so many more on both sides: the first pixel, and how many."""
+    first, end = max(0, int(occupied[0]) - more), min(size, int(occupied[-1]) + 1 + more)
+    count = max(end - first, min(_LEAST, size))
+    return min(max(0, (first + end - count) // 2), size - count), count
 
 
 def _part(window: Window, size: int, generator: torch.Generator) -> Window:
