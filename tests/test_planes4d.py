@@ -40,6 +40,12 @@ def test_the_outer_nodes_stand_on_the_edges() -> None:
     torch.testing.assert_close(look_up(table, ends, (3, 4))[:, 0], torch.tensor([0.0, 3.0, 8.0, 11.0, 5.0]))
 
 
+def test_on_the_last_edge_the_slope_is_that_within() -> None:
+    unit = torch.tensor([[1.0, 1.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(look_up(torch.arange(12.0)[:, None], unit, (3, 4)).sum(), unit)
+    torch.testing.assert_close(gradient, torch.tensor([[8.0, 3.0]]))
+
+
 def test_a_large_plane_shares_its_rows_and_stays_within_them() -> None:
     side, rows = 4096, 1000
     x, y = torch.meshgrid(torch.arange(0, side, 7), torch.arange(0, side, 7), indexing="ij")
