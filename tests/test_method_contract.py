@@ -1,11 +1,13 @@
 """What every method owes, in every phase and kind of space: one contract over `METHODS`, and over TensoRF's factors.
 
-The scene is analytic: a ball whose colour is a function of the direction from its centre, before a grey wall.
+The scene is analytic: a ball whose colour is a function of the direction from its centre, before a grey wall. A method
+of scenes that move gets the duet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from duet import Film
 from numpy.typing import NDArray
 
 from loupe.camera import Camera
@@ -64,7 +67,20 @@ def tensorf_recipe() -> dict[str, Any]:
     return recipe
 
 
-RECIPES = {"voxel_grid": voxel_grid_recipe, "four_k_nerf": four_k_nerf_recipe, "tensorf": tensorf_recipe}
+def four_k4d_recipe() -> dict[str, Any]:
+    planes = {"base": 4, "levels": 2, "channels": 4, "table": 64}
+    points = {"count": 200, "positions": planes, "features": planes, "radii": 4.0, "radius_logit": -2.0}
+    phase = {"fit": {"steps": 6, "size": 16, "position_rate": 1e-3, "weights": {"perceptual": 0.0, "shift": 0.1}}}
+    return {"method": "four_k4d", "encoder": phase | {"points": points}, "joint": phase}
+
+
+RECIPES = {
+    "voxel_grid": voxel_grid_recipe,
+    "four_k_nerf": four_k_nerf_recipe,
+    "tensorf": tensorf_recipe,
+    "four_k4d": four_k4d_recipe,
+}
+SETTINGS = dict.fromkeys(RECIPES, ("bounded", "forward")) | {"four_k4d": ("film",)}
 
 
 def look_at(position: tuple[float, float, float], target: tuple[float, float, float]) -> NDArray[np.float64]:
@@ -94,11 +110,19 @@ def positions(kind: Kind) -> list[tuple[float, float, float]]:
     return [(x, y, -2.0) for y in (-0.2, 0.2) for x in (-0.3, 0.0, 0.3)]
 
 
-@pytest.fixture(scope="module", params=["bounded", "forward"])
+@pytest.fixture(scope="module")
 def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    """The ball from around, or from one side."""
-    kind: Kind = request.param
-    folder = tmp_path_factory.mktemp(kind)
+    """The ball from around ("bounded") or from one side ("forward"), or the "film"."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return film(folder, request.getfixturevalue("duet")) if request.param == "film" else ball(folder, request.param)
+
+
+def film(folder: Path, duet: Film) -> Setting:
+    duet.carved.save(folder)
+    return replace(duet.setting, points=folder / "points")
+
+
+def ball(folder: Path, kind: Kind) -> Setting:
     views = []
     for number, position in enumerate(positions(kind)):
         target = (0.0, 0.0, 0.0) if kind == "bounded" else (position[0], position[1], 0.0)
@@ -113,8 +137,10 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Setting(scene, space, Occupancy(torch.ones(8, 8, 8, dtype=torch.bool)), Tiles(folder))
 
 
-CASES = [(name, phase) for name in RECIPES for phase in get_args(Phase)]
-over_methods = pytest.mark.parametrize(("name", "phase"), CASES, ids=["-".join(case) for case in CASES])
+CASES = [(name, phase, setting) for name in RECIPES for phase in get_args(Phase) for setting in SETTINGS[name]]
+over_methods = pytest.mark.parametrize(
+    ("name", "phase", "setting"), CASES, indirect=["setting"], ids=["-".join(case) for case in CASES]
+)
 
 
 def make(name: str, phase: Phase, setting: Setting, tmp_path: Path, seed: int = 0) -> Method:
@@ -201,8 +227,8 @@ def test_pictures_have_the_right_shapes_and_ranges(name: str, phase: Phase, sett
     train(method, tmp_path / "resume")
     camera = setting.scene.camera(setting.scene.test[0], "full")
     whole = method.render(camera, 0.0)
-    assert whole.colour.shape == (HEIGHT, WIDTH, 3)
-    assert whole.depth.shape == whole.opacity.shape == (HEIGHT, WIDTH)
+    assert whole.colour.shape == (camera.height, camera.width, 3)
+    assert whole.depth.shape == whole.opacity.shape == (camera.height, camera.width)
     for part in (whole.colour, whole.opacity):
         assert 0 <= part.min() <= part.max() <= 1
     assert bool((whole.depth >= 0).all())
@@ -215,11 +241,11 @@ def test_pictures_have_the_right_shapes_and_ranges(name: str, phase: Phase, sett
 
 @over_methods
 def test_the_same_picture_after_saving_and_loading(name: str, phase: Phase, setting: Setting, tmp_path: Path) -> None:
-    """Also without the tiles, as rendering has it."""
+    """Also with the tiles as no more than sources of colour, as rendering has them."""
     method = make(name, phase, setting, tmp_path)
     train(method, tmp_path / "resume")
     state = {part: tensor.clone() for part, tensor in method.state().items()}
-    bare = Setting(setting.scene, setting.space, setting.occupancy)
+    bare = Setting(setting.scene, setting.space, setting.occupancy, sources=setting.tiles)
     recipe = RECIPES[name]()
     loaded: Method = METHODS[recipe["method"]](phase, Recipe(recipe), bare)
     loaded.load_state(state)

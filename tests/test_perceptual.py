@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import vgg19
 
 from loupe.errors import InputError
-from loupe.nets.perceptual import load_vgg19
+from loupe.nets.perceptual import load_vgg19, perceptual_distance
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,34 @@ def test_features_are_those_before_the_relu_of_conv3_4_4_4_and_5_4(stored: Path)
     for one, other in zip(network(picture), expected, strict=True):
         torch.testing.assert_close(one, other)
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+class Halves(nn.Module):
+    """Stands in for the network: two layers of different sizes."""
+
+    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        return [2 * pictures, 3 * pictures[:, :1, ::2]]
+
+
+def test_distances_by_hand() -> None:
+    """The layers' means are summed, so that a layer's size does not count."""
+    true = torch.rand(2, 3, 4, 6)
+    apart = torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1)
+    squared = 4 * (0.01 + 0.04 + 0.09) / 3 + 9 * 0.01
+    absolute = 2 * (0.1 + 0.2 + 0.3) / 3 + 3 * 0.1
+    assert float(perceptual_distance(Halves(), true + apart, true)) == pytest.approx(squared, rel=1e-5)
+    assert float(perceptual_distance(Halves(), true + apart, true, "absolute")) == pytest.approx(absolute, rel=1e-5)
+    assert float(perceptual_distance(Halves(), true, true)) == 0
+
+
+def test_only_what_was_made_learns_from_a_distance() -> None:
+    made, true = (torch.rand(1, 3, 4, 6, requires_grad=True) for _ in range(2))
+    perceptual_distance(Halves(), made, true).backward()
+    assert made.grad is not None
+    assert true.grad is None
+    expected = 2 * 4 * (made - true) / made.numel()
+    expected[:, :1, ::2] += 2 * 9 * (made - true)[:, :1, ::2] / made[:, :1, ::2].numel()
+    torch.testing.assert_close(made.grad, expected.detach())
 
 
 def test_other_files_are_refused(stored: Path, tmp_path: Path) -> None:

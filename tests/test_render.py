@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import room_camera
 
 from loupe.camera import Camera
-from loupe.images import read_image
+from loupe.images import Pixels, read_image
 from loupe.method import Picture, Setting
 from loupe.render import PathConfig, RenderConfig, film_cameras, render_views
+from loupe.scene import Points, Scene, View
 
 
 class Ramp:
@@ -54,6 +56,73 @@ def test_renders_on_disk(room: Setting, tmp_path: Path) -> None:
     assert content["warping_error"] == made.warping_error
     assert told[0] == ("views", 1, 7)
     assert told[-1] == ("film", 7, 7)
+
+
+class Clock:
+    """Stands in for a method of a scene that moves: red is the time that it was asked for."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def render(self, camera: Camera, time: float, window: None = None) -> Picture:
+        self.times.append(time)
+        shape = (camera.height, camera.width)
+        colour = torch.tensor([time, 0.5, 0.5]).expand(*shape, 3)
+        return Picture(colour, torch.full(shape, 2.0), torch.ones(shape))
+
+
+def moving(test: list[str]) -> Scene:
+    """Cameras a, b and c, 31x21 pixels, at frames 0 to 4."""
+    views = [
+        View(f"{camera}{frame}", room_camera(across, 0.0, 31, 21), f"{camera}{frame}.png", 1.0, 6.0, camera, frame)
+        for camera, across in (("a", -0.2), ("b", 0.0), ("c", 0.2))
+        for frame in range(5)
+    ]
+    names = [view.name for view in views]
+    return Scene(Path(), views, Points.none(), [name for name in names if name not in test], test, 1, "analytic")
+
+
+def frames_of(path: Path) -> list[Pixels]:
+    import av
+
+    with av.open(str(path)) as film:
+        return [np.asarray(frame.to_ndarray(format="rgb24")) for frame in film.decode(video=0)]
+
+
+def reds(path: Path) -> list[float]:
+    return [float(frame[..., 0].mean()) / 255 for frame in frames_of(path)]
+
+
+def test_time_runs_through_a_film_once(room: Setting, tmp_path: Path) -> None:
+    clock, scene = Clock(), moving(["b0", "b1", "b2", "b3", "b4"])
+    config = RenderConfig(path=PathConfig(frames=9, width=48))
+    made = render_views(clock, scene, room.space, config, tmp_path, lambda *_: None)
+    assert clock.times == [0, 0.25, 0.5, 0.75, 1, *np.linspace(0, 1, 9)]
+    np.testing.assert_allclose(reds(tmp_path / "path.mp4"), np.linspace(0, 1, 9), atol=0.02)
+    # Two frames differ because the subject moves: no error of the method's.
+    assert made.warping_error is None
+    assert not (tmp_path / "slice.png").exists()
+    content = json.loads((tmp_path / "renders.json").read_text())
+    assert (content["warping_error"], content["held_out"]) == (None, "held_out.mp4")
+
+
+def test_the_held_out_camera_is_seen_frame_after_frame(room: Setting, tmp_path: Path) -> None:
+    """Of cameras with several test views the first one, whatever the order in which the split names them; its odd sides
+    are cut by a pixel."""
+    config = RenderConfig(path=PathConfig(frames=0))
+    scene = moving(["c1", "b4", "b0", "a2", "b1", "c3", "b3"])
+    render_views(Clock(), scene, room.space, config, tmp_path, lambda *_: None)
+    np.testing.assert_allclose(reds(tmp_path / "held_out.mp4"), [0, 0.25, 0.75, 1], atol=0.02)
+    assert {frame.shape for frame in frames_of(tmp_path / "held_out.mp4")} == {(20, 30, 3)}
+    assert read_image(tmp_path / "test" / "b4.png").shape == (21, 31, 3)
+
+
+def test_no_film_of_a_camera_without_several_test_views(room: Setting, tmp_path: Path) -> None:
+    config = RenderConfig(path=PathConfig(frames=0))
+    for name, scene in (("each its own", moving(["a0", "b1", "c2"])), ("still", room.scene)):
+        render_views(Clock(), scene, room.space, config, tmp_path / name, lambda *_: None)
+        assert json.loads((tmp_path / name / "renders.json").read_text())["held_out"] is None
+        assert not (tmp_path / name / "held_out.mp4").exists()
 
 
 def test_the_same_film_twice_has_the_same_bytes(room: Setting, tmp_path: Path) -> None:

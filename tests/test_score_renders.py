@@ -102,6 +102,20 @@ def test_nearness_counts_turning_as_well_as_moving(scene: Scene) -> None:
     assert nearest_view(Scene(scene.folder, views, Points.none(), train[2:], ["test"], 4, ""), "test") is None
 
 
+def test_the_nearest_view_is_one_of_the_same_moment() -> None:
+    """Of a film by four cameras; the nearest photo of another moment shows the subject elsewhere."""
+    views = [
+        View(f"{camera}{frame}", camera_at(x), f"{camera}{frame}.png", 2.0, 6.0, camera, frame)
+        for camera, x in (("p", 0.0), ("q", 0.1), ("r", 1.0), ("s", 3.0))
+        for frame in range(3)
+    ]
+    train = ["p0", "p2", "r0", "r1", "r2", "s0", "s1"]
+    made = Scene(Path(), views, Points.none(), train, ["q0", "q1", "q2", "s2"], 1, "made up")
+    assert [nearest_view(made, name) for name in made.test] == ["p0", "r1", "p2", "r2"]
+    alone = Scene(Path(), views, Points.none(), ["p0", "r2"], ["q1"], 1, "made up")
+    assert nearest_view(alone, "q1") is None
+
+
 def test_a_missing_render_is_an_error_that_names_the_views(scene: Scene) -> None:
     for name in "bd":
         (scene.folder.parent / "renders" / "test" / f"{name}.png").unlink()

@@ -172,13 +172,14 @@ def _looked_up(maps: Float[Tensor, "c h w"], points: Float[Tensor, "n 3"], camer
 
 
 def _head(before: int, after: int, layers: int, still: bool = False) -> nn.Sequential:
-    """A small network; `still`: its output begins near zero."""
+    """A small network; `still`: its output begins at zero."""
     parts: list[nn.Module] = []
     for size in [before, *[_HIDDEN] * (layers - 1)]:
         parts += [nn.Linear(size, _HIDDEN), nn.ReLU(inplace=True)]
     last = nn.Linear(_HIDDEN, after)
     if still:
         nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
     return nn.Sequential(*parts, last)
 
 

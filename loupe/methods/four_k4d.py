@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MARGIN = 0.1  # by which the window around a subject is wider and higher
+_LEAST = 16  # pixels on a side of the window: VGG19 halves them four times
 _LOOKED_THROUGH = 256  # pixels on the long side of the picture that tells what a photo sees of the points
 
 
@@ -64,7 +66,7 @@ class FitConfig(Config):
     """
 
     steps: int = Field(ge=1)
-    size: int = Field(default=1024, ge=16)
+    size: int = Field(default=1024, ge=_LEAST)
     rate: float = Field(default=5e-3, gt=0)
     head_rate: float = Field(default=5e-4, gt=0)
     position_rate: float = Field(default=5e-6, ge=0)
@@ -107,7 +109,8 @@ class FourK4d:
     field: PointField
 
     def __init__(self, phase: Phase, recipe: Recipe, setting: Setting) -> None:
-        """Raises `InputError` where the recipe does not fit, or the scene has no masks or no points of each frame."""
+        """Raises `InputError` where the recipe does not fit, the scene has no masks, or a frame no points or no second
+        training view."""
         section = recipe.section("encoder", Encoder)
         self._config = section.points
         self._fit = section.fit if phase == "encoder" else recipe.section("joint", Joint).fit
@@ -116,21 +119,35 @@ class FourK4d:
         scene = setting.scene
         if setting.space.kind != "bounded":
             raise InputError(f"{scene.folder}: 4K4D needs a bounded space; set space.kind")
+        if not any(view.mask for view in scene.views):
+            raise InputError(f"{scene.folder}: 4K4D needs masks; see ingest.masks")
         self._frames = sorted({scene.view(name).frame for name in scene.train})
         self._names = {frame: [n for n in scene.train if scene.view(n).frame == frame] for frame in self._frames}
+        alone = [frame for frame, names in self._names.items() if len(names) < 2]
+        if alone and self._config.images:
+            raise InputError(
+                f"{scene.folder}: frame {alone[0]} has one training view; 4K4D colours each by others of its moment"
+            )
         self._progress: dict[str, Tensor] = {}
         if phase == "encoder" and setting.points:
             self._begin()
 
     def _begin(self) -> None:
-        assert self._setting.points is not None
-        clouds = [
-            Cloud.load(self._setting.points / f"{frame:06d}.ply").xyz.astype(np.float64) for frame in self._frames
-        ]
+        clouds = [self._carved(frame) for frame in self._frames]
         generator = np.random.default_rng(0)
         spacing = float(np.mean([mean_spacing(cloud) for cloud in clouds]))
         positions = [exactly(cloud, self._config.count, spacing / 4, generator) for cloud in clouds]
         self._take([torch.from_numpy(points).float() for points in positions], spacing)
+
+    def _carved(self, frame: int) -> Array:
+        assert self._setting.points is not None
+        path = self._setting.points / f"{frame:06d}.ply"
+        points = Cloud.load(path).xyz.astype(np.float64)
+        if len(points) < 2:
+            raise InputError(
+                f"{path}: {len(points)} points; 4K4D needs the subject at every frame; see its masks there"
+            )
+        return points
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
         """Take over the points of the encoder phase."""
@@ -211,7 +228,8 @@ class FourK4d:
         names = sorted((name for name in state if name.startswith("positions.")), key=lambda name: int(name[10:]))
         if len(names) != len(self._frames):
             raise InputError(f"{self._setting.scene.folder}: {len(self._frames)} frames, the model has {len(names)}")
-        self._take([state[name] for name in names], float(state["spacing"]))
+        # Of its own: training changes positions in place.
+        self._take([state[name].clone() for name in names], float(state["spacing"]))
         self.field.load_state_dict(dict(state))
 
     @torch.no_grad()
@@ -253,20 +271,17 @@ class FourK4d:
     def _subject(self, name: str) -> Window:
         """The pixels of a view around its mask."""
         mask = self._mask(name)
-        camera = self._setting.scene.camera(name, self._level)
         rows, columns = (np.flatnonzero((mask > HALF).any(axis)) for axis in (1, 0))
         if not len(rows):
-            return Window(0, 0, camera.width, camera.height)
-        width, height = columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
-        more = math.ceil(_MARGIN * max(width, height))
-        left, top = max(0, columns[0] - more), max(0, rows[0] - more)
-        right, bottom = min(camera.width, columns[-1] + 1 + more), min(camera.height, rows[-1] + 1 + more)
-        return Window(int(left), int(top), int(right - left), int(bottom - top))
+            return Window(0, 0, mask.shape[1], mask.shape[0])
+        more = math.ceil(_MARGIN * (max(np.ptp(rows), np.ptp(columns)) + 1))
+        left, width = _stretch(columns, more, mask.shape[1])
+        top, height = _stretch(rows, more, mask.shape[0])
+        return Window(left, top, width, height)
 
     def _mask(self, name: str) -> Pixels:
         mask = self._tiles.mask(name, self._level)
-        if mask is None:
-            raise InputError(f"{self._setting.scene.folder}: 4K4D needs masks; see ingest.masks")
+        assert mask is not None  # the scene has some
         return mask
 
     def _cut(self, name: str, window: Window) -> tuple[Tensor, Tensor]:
@@ -312,6 +327,13 @@ def _sight(moment: Moment, camera: Camera, layers: int) -> Bool[Tensor, " n"]:
 
 def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
+
+
+def _stretch(occupied: NDArray[np.intp], more: int, size: int) -> tuple[int, int]:
+    """Around places on a line of `size` pixels, with so many more on both sides: the first pixel, and how many."""
+    first, end = max(0, int(occupied[0]) - more), min(size, int(occupied[-1]) + 1 + more)
+    count = max(end - first, min(_LEAST, size))
+    return min(max(0, (first + end - count) // 2), size - count), count
 
 
 def _part(window: Window, size: int, generator: torch.Generator) -> Window:
