@@ -58,9 +58,8 @@ def score(scene: Scene, config: ScoreConfig = PLAIN, said: list[str] | None = No
     out = scene.folder.parent / "scores"
     out.mkdir(exist_ok=True)
     say = (said if said is not None else []).append
-    return score_renders(
-        scene.folder.parent / "renders", scene, Path(), config, scene.folder.parent / "weights", out, say
-    )
+    root = scene.folder.parent
+    return score_renders(root / "renders", scene, root / "space", Path(), config, root / "weights", out, say)
 
 
 def test_scores_are_those_of_the_cropped_photos(scene: Scene) -> None:
@@ -193,6 +192,7 @@ def test_the_step_writes_scores_and_exits_with_2_on_bad_input(scene: Scene) -> N
     options = {
         "renders": scene.folder.parent / "renders",
         "scene": scene.folder,
+        "space": scene.folder,
         "config": config,
         "weights": root / "weights",
         "out": trial / "scores",
