@@ -231,8 +231,8 @@ def _windows(scene: Scene, space: Path, say: Callable[[str], None]) -> dict[str,
         return None
     found = {view: window_around(corners, scene.camera(view, "full")) for view in scene.test}
     seen = {view: window for view, window in found.items() if window is not None}
-    if len(seen) < len(found):
-        say(f"no scores in the subject's box: it is not in the picture of {', '.join(found.keys() - seen.keys())}")
+    if unseen := [view for view in found if view not in seen]:
+        say(f"no scores in the subject's box: it is not in the picture of {', '.join(unseen)}")
         return None
     return seen
 
