@@ -125,6 +125,8 @@ def test_a_missing_weight_leaves_its_score_out_and_says_so(scene: Scene, monkeyp
     assert made["views"]["b"]["lpips_alex"] is None
     assert made["mean"]["niqe"] is None
     assert made["mean"]["psnr"] > 0
+    assert made["baselines"]["photo"] == {"views": {"b": {}, "d": {}}, "mean": {}, "left_out": {}}
+    assert made["box"] is None
 
 
 def test_scores_with_weights_are_loaded_from_their_files(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
