@@ -250,10 +250,13 @@ def test_views_without_pictures_are_counted(tree: Path) -> None:
     place, made = tree / "trials" / "shelf" / "good" / "scores", scores(30.0)
     (tree / "trials" / "shelf" / "poor" / "scores" / "scores.json").unlink()
     views, size, files = (made[key]["a"] for key in ("views", "sizes", "pictures"))
+    made["baselines"]["nearest_view"]["taken_from"] = {f"v{number}": "b" for number in range(15)}
     many = {"views": dict.fromkeys("abcdefgh", views), "sizes": dict.fromkeys("abcdefgh", size)}
     save_scores(place, "shelf", "good", made | many | {"pictures": dict.fromkeys("bcdgh", files)})
     text = report(tree)
     assert [text.count(f"<h3>View {view}</h3>") for view in "abcdgh"] == [0, 1, 1, 1, 0, 0]
+    assert "v11 ← b, and for 3 more views, see scores.json." in text
+    assert "v12" not in text
     assert "5 more views are scored; pictures of 2 of them lie in each" in text
     save_scores(place, "shelf", "good", made | many | {"pictures": dict.fromkeys("abcdefgh", files)})
     assert "5 more views are scored; their pictures lie in each" in report(tree)

@@ -26,6 +26,7 @@ from loupe.report.templates import data_uri, fill, style
 
 _HERE = Path(__file__).parent
 _VIEWS = 3  # of a capture, shown with pictures
+_PAIRS = 12  # of a test view and its nearest training photo
 _CODEBOOK_VIEWS = 2
 _LARGE = 20 << 20
 _LARGE_FILM = 8 << 20
@@ -190,8 +191,10 @@ def _data_uri(path: Path) -> str:
 
 def _nearest(scored: Sequence[Trial]) -> str:
     """Which training photo the baseline took for which view."""
-    pairs = [trial.scores["baselines"].get("nearest_view", {}).get("taken_from", {}) for trial in scored[:1]]
-    return ", ".join(f"{view} ← {taken}" for chosen in pairs for view, taken in chosen.items())
+    chosen = scored[0].scores["baselines"].get("nearest_view", {}).get("taken_from", {}) if scored else {}
+    pairs = [f"{view} ← {taken}" for view, taken in chosen.items()]
+    rest = len(pairs) - _PAIRS
+    return ", ".join([*pairs[:_PAIRS], *([f"and for {rest} more views, see scores.json"] if rest > 0 else [])])
 
 
 def _training_charts(step: str, trials: Sequence[Trial]) -> Iterable[Chart]:
