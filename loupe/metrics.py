@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from loupe.errors import InputError
 from loupe.images import Pixels
 
-_SSIM_SIDE = 11
+SSIM_SIDE = 11  # of its window: the least side of a picture
 _SSIM_ROWS = 256  # rows of a strip: 12 megapixels then take less than 0.5 GB
 _NIQE_SIDE = 96
-_LPIPS_SIDE = 64
+LPIPS_SIDE = 64  # the least side of a picture
 _LPIPS_STRIDES = {"alex": (4, 8, 16, 16, 16), "vgg": (1, 2, 4, 8, 16)}
 _LPIPS_HALO = 112  # at least the receptive radius of the deepest layer (98 pixels), and a multiple of its stride
 
@@ -49,20 +49,20 @@ def ssim(rendered: Pixels, true: Pixels) -> float:
     Raises `InputError` unless both are alike and at least 11 pixels wide and high.
     """
     _check_alike(rendered, true)
-    rows, columns = (side - _SSIM_SIDE + 1 for side in true.shape[:2])
+    rows, columns = (side - SSIM_SIDE + 1 for side in true.shape[:2])
     if rows < 1 or columns < 1:
         raise InputError(f"SSIM needs pictures of at least 11x11 pixels, not {_size(true)}")
     total = 0.0
     for top in range(0, rows, _SSIM_ROWS):
-        strip = slice(top, min(top + _SSIM_ROWS, rows) + _SSIM_SIDE - 1)
+        strip = slice(top, min(top + _SSIM_ROWS, rows) + SSIM_SIDE - 1)
         total += float(_ssim_map(rendered[strip].astype(np.float32), true[strip].astype(np.float32)).sum(dtype=float))
     windows: int = rows * columns * 3
     return total / windows
 
 
 def _ssim_map(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    kernel = cv2.getGaussianKernel(_SSIM_SIDE, 1.5, cv2.CV_32F)
-    edge = _SSIM_SIDE // 2
+    kernel = cv2.getGaussianKernel(SSIM_SIDE, 1.5, cv2.CV_32F)
+    edge = SSIM_SIDE // 2
 
     def blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(cv2.sepFilter2D(values, -1, kernel, kernel)[edge:-edge, edge:-edge], np.float32)
@@ -139,7 +139,7 @@ def lpips_distance(rendered: Pixels, true: Pixels, model: torch.nn.Module, tile:
     picture, in the memory of a tile. Raises `InputError` unless both are alike and at least 64 pixels a side.
     """
     _check_alike(rendered, true)
-    if min(true.shape[:2]) < _LPIPS_SIDE:
+    if min(true.shape[:2]) < LPIPS_SIDE:
         raise InputError(f"LPIPS needs pictures of at least 64x64 pixels, not {_size(true)}")
     net: Any = model
     strides = _LPIPS_STRIDES[net.pnet_type]

@@ -25,7 +25,7 @@ from loupe.camera import Camera
 from loupe.cloud import Cloud, surface_cloud
 from loupe.errors import InputError
 from loupe.images import Pixels
-from loupe.scene import Scene
+from loupe.scene import Scene, evenly
 from loupe.space import Space, SpaceConfig, choose_space
 from loupe.sweep import Sweep, choose_neighbours, sweep_views
 from loupe.tiles import Tiles
@@ -136,7 +136,7 @@ def carve_space(scene: Scene, tiles: Tiles, config: CarveConfig) -> Carved:
             f"{scene.folder}: views of several frames; photo-consistency carves a single moment; use space.by: masks"
         )
     space = choose_space(scene, config)
-    names = [scene.train[index] for index in _evenly(len(scene.train), config.views)]
+    names = evenly(scene.train, config.views)
     pictures = [_working_picture(tiles.image(name, "low"), config.picture) for name in names]
     cameras = [
         scene.camera(name, "low").resized(picture.shape[1], picture.shape[0])
@@ -259,10 +259,6 @@ def grid_shape(space: Space, resolution: int) -> tuple[int, int, int]:
     sides = np.subtract(space.high, space.low)
     counts = np.ceil(sides / np.cbrt(sides.prod()) * resolution).astype(int)
     return int(counts[0]), int(counts[1]), int(counts[2])
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    return sorted({round(index) for index in np.linspace(0, count - 1, min(count, most))})
 
 
 def _working_picture(picture: Pixels, longest: int) -> Pixels:

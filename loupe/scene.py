@@ -249,6 +249,11 @@ def _view_from_json(values: dict[str, Any], path: Path) -> View:
         raise InputError(f"{path}: {values.get('name')}: {error}; run estimate_poses again") from None
 
 
+def evenly(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of the names, evenly taken, in their order."""
+    return [names[index] for index in sorted({round(x) for x in np.linspace(0, len(names) - 1, min(len(names), most))})]
+
+
 def mean_pose(cameras: Sequence[Camera]) -> Array:
     """`mean_from_world` (4, 4): the frame at the mean position, looking along the mean direction, upright as the
     cameras are on average (the recentring of LLFF)."""

@@ -4,7 +4,9 @@ Scoring sees pictures and never the method. A score whose weights are missing, o
 left out with its reason, and so is its mean: a mean over fewer views would pass for one over all.
 
 `scores.json`: `views` {view: {score: value or null}}, `mean`, `left_out` {score: reason}; the same three for each of
-the `baselines`; `sizes` {view: [width, height]}; `pictures` {view: files}, relative to the folder.
+the `baselines`; `sizes` {view: [width, height]}; `pictures` {view: files}, relative to the folder, of at most a dozen
+views; and `box`, where masks carved a subject, else null: the same scores within the subject's box alone (see
+`loupe.subject`), as `views`, `mean`, `left_out`, `baselines`, and `windows` {view: [x, y, width, height]}.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from loupe import metrics, weights
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.images import Pixels, detailed_windows, read_image, shrink, write_image
-from loupe.scene import Scene
+from loupe.scene import Scene, evenly
+from loupe.subject import Window, subject_box, window_around
 from loupe.truth import true_picture
 
 ScoreName = Literal["psnr", "ssim", "lpips_alex", "lpips_vgg", "niqe"]
@@ -32,10 +35,17 @@ Score = Callable[[Pixels, Pixels], float]
 """Takes the rendered and the true picture."""
 
 Values = dict[str, float]
+Tables = dict[str, dict[str, Values]]
+"""The scores of every view, for the render and each baseline."""
 
 SCORES: tuple[ScoreName, ...] = ("psnr", "ssim", "lpips_alex", "lpips_vgg", "niqe")
 _WITHOUT_TRUTH = {"niqe"}
-_UNDEFINED = {"psnr": "infinite, the pictures are equal", "niqe": "undefined, fewer than two blocks with texture"}
+_LEAST_SIDE = {"ssim": metrics.SSIM_SIDE, "lpips_alex": metrics.LPIPS_SIDE, "lpips_vgg": metrics.LPIPS_SIDE}
+_UNDEFINED = {"psnr": "infinite, the pictures are equal", "niqe": "undefined, fewer than two blocks with texture"} | {
+    name: f"undefined, fewer than {side} pixels a side" for name, side in _LEAST_SIDE.items()
+}
+_PICTURED = 12  # test views of which the report's pictures are kept
+_MEANT = 256  # training photos of which the mean colour is taken
 _WIDTH = 800  # of the pictures kept for the report, pixels
 _CROPS = 3
 _ERROR_WHITE = 64  # the mean absolute error, of 255, at which the error map is brightest
@@ -56,6 +66,7 @@ class ScoreConfig(Config):
 def score_renders(
     renders: Path,
     scene: Scene,
+    space: Path,
     reference: Path,
     config: ScoreConfig,
     weights_folder: Path,
@@ -64,7 +75,7 @@ def score_renders(
 ) -> dict[str, Any]:
     """Score `renders/test/<view>.png` of every test view; write pictures into `out`, which exists.
 
-    Returns the content of `scores.json`, for `save_scores`.
+    `space` is the folder that carve_space made. Returns the content of `scores.json`, for `save_scores`.
 
     Raises:
         InputError: a render is missing, broken or not of the size of its photo; a weight file is a wrong one.
@@ -75,10 +86,11 @@ def score_renders(
         say(f"{name} is left out: {reason}")
     (out / "pictures").mkdir(exist_ok=True)
     truth = partial(true_picture, scene, reference=reference)
-    colour, nearest = _mean_colour(map(truth, scene.train)), _nearest_views(scene)
-    if nearest is None:
-        say("the baseline nearest_view is left out: a test view has the size of no training view")
-    tables: dict[str, dict[str, Values]] = {}
+    colour = _mean_colour(map(truth, _some(scene.train, _MEANT, "the mean colour is that", "training photos", say)))
+    nearest, windows = _nearest_views(scene, say), _windows(scene, space, say)
+    pictured = _some(scene.test, _PICTURED, "pictures are kept", "test views", say)
+    whole: Tables = {}
+    boxed: Tables = {}
     pictures, sizes = {}, {}
     for view, file in files.items():
         true = truth(view)
@@ -86,23 +98,19 @@ def score_renders(
         candidates = {"render": rendered, **_baselines(true, colour, scene.ratio)}
         if nearest is not None:
             candidates["nearest_view"] = truth(nearest[view])
-        for row, candidate in candidates.items():
-            tables.setdefault(row, {})[view] = {name: score(candidate, true) for name, score in scores.items()}
-        blind = {name: score for name, score in scores.items() if name in _WITHOUT_TRUTH}
-        tables.setdefault("photo", {})[view] = {name: score(true, true) for name, score in blind.items()}
+        _enter(whole, view, candidates, true, scores)
+        if windows is not None:
+            cut = partial(_cut, window=windows[view])
+            _enter(boxed, view, {row: cut(candidate) for row, candidate in candidates.items()}, cut(true), scores)
         sizes[view] = [true.shape[1], true.shape[0]]
-        pictures[view] = _keep_pictures(out, view, rendered, true, config.crop)
-        say(f"{view}: " + ", ".join(f"{name} {value:.4g}" for name, value in tables["render"][view].items()))
-    photo = _summed_up(tables.pop("photo"), {})
-    baselines = {row: _summed_up(table, left_out) for row, table in tables.items() if row != "render"}
+        if view in pictured:
+            pictures[view] = _keep_pictures(out, view, rendered, true, config.crop)
+        say(f"{view}: " + ", ".join(f"{name} {value:.4g}" for name, value in whole["render"][view].items()))
+    content = _summary(whole, left_out) | {"sizes": sizes, "pictures": pictures}
     if nearest is not None:
-        baselines["nearest_view"]["taken_from"] = nearest
-    return {
-        **_summed_up(tables["render"], left_out),
-        "baselines": {**baselines, "photo": photo},
-        "sizes": sizes,
-        "pictures": pictures,
-    }
+        content["baselines"]["nearest_view"]["taken_from"] = nearest
+    box = None if windows is None else _summary(boxed, left_out) | {"windows": windows}
+    return content | {"box": box}
 
 
 def save_scores(folder: Path, capture: str, recipe: str, content: Mapping[str, Any]) -> None:
@@ -138,6 +146,30 @@ def _score(name: ScoreName, path: Path | None) -> Score:
             return metrics.ssim
         case _:
             return metrics.psnr
+
+
+def _enter(
+    tables: Tables, view: str, candidates: Mapping[str, Pixels], true: Pixels, scores: Mapping[str, Score]
+) -> None:
+    """Enter what the candidates score in a view; and the photo itself, where a score needs no truth."""
+    for row, candidate in candidates.items():
+        tables.setdefault(row, {})[view] = _values(scores, candidate, true)
+    blind = {name: score for name, score in scores.items() if name in _WITHOUT_TRUTH}
+    tables.setdefault("photo", {})[view] = _values(blind, true, true)
+
+
+def _values(scores: Mapping[str, Score], rendered: Pixels, true: Pixels) -> Values:
+    """NaN where the pictures are too small for a score, as a box may be."""
+    side = min(true.shape[:2])
+    return {
+        name: score(rendered, true) if side >= _LEAST_SIDE.get(name, 1) else math.nan for name, score in scores.items()
+    }
+
+
+def _summary(tables: Tables, left_out: Mapping[str, str]) -> dict[str, Any]:
+    """The render's scores, and those of the baselines."""
+    rows = {row: _summed_up(table, {} if row == "photo" else left_out) for row, table in tables.items()}
+    return rows.pop("render") | {"baselines": rows}
 
 
 def _summed_up(table: Mapping[str, Values], left_out: Mapping[str, str]) -> dict[str, Any]:
@@ -183,10 +215,39 @@ def _baselines(true: Pixels, colour: Pixels, ratio: int) -> dict[str, Pixels]:
     return made
 
 
-def _nearest_views(scene: Scene) -> dict[str, str] | None:
+def _nearest_views(scene: Scene, say: Callable[[str], None]) -> dict[str, str] | None:
     """The nearest training view of every test view; None if one has none of its size."""
     found = {view: nearest for view in scene.test if (nearest := nearest_view(scene, view)) is not None}
-    return found if len(found) == len(scene.test) else None
+    if len(found) < len(scene.test):
+        say("the baseline nearest_view is left out: a test view has the size of no training view")
+        return None
+    return found
+
+
+def _windows(scene: Scene, space: Path, say: Callable[[str], None]) -> dict[str, Window] | None:
+    """Where the subject's box is in every test view; None if there is none, or one that misses a view."""
+    corners = subject_box(scene, space)
+    if corners is None:
+        return None
+    found = {view: window_around(corners, scene.camera(view, "full")) for view in scene.test}
+    seen = {view: window for view, window in found.items() if window is not None}
+    if unseen := [view for view in found if view not in seen]:
+        say(f"no scores in the subject's box: it is not in the picture of {', '.join(unseen)}")
+        return None
+    return seen
+
+
+def _cut(picture: Pixels, window: Window) -> Pixels:
+    x, y, width, height = window
+    return picture[y : y + height, x : x + width]
+
+
+def _some(names: Sequence[str], most: int, what: str, kind: str, say: Callable[[str], None]) -> list[str]:
+    """At most so many of the names, evenly taken; says so where that leaves some out."""
+    taken = evenly(names, most)
+    if len(taken) < len(names):
+        say(f"{what} of {len(taken)} of {len(names)} {kind}")
+    return taken
 
 
 def nearest_view(scene: Scene, view: str) -> str | None:
@@ -228,12 +289,12 @@ def _keep_pictures(out: Path, view: str, rendered: Pixels, true: Pixels, side: i
     made = {"render": rendered, "true": true, "error": error_map(rendered, true)}
     kept: dict[str, Any] = {name: keep(name, _small(picture), 90) for name, picture in made.items()}
     kept["crops"] = []
-    for index, (x, y, width, height) in enumerate(detailed_windows(true, side, _CROPS)):
+    for index, window in enumerate(detailed_windows(true, side, _CROPS)):
         crops = {
-            name: keep(f"crop{index}.{name}", picture[y : y + height, x : x + width], 95)
+            name: keep(f"crop{index}.{name}", _cut(picture, window), 95)
             for name, picture in (("render", rendered), ("true", true))
         }
-        kept["crops"].append({"window": [x, y, width, height], **crops})
+        kept["crops"].append({"window": list(window), **crops})
     return kept
 
 

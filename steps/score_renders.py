@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.scene import Scene
 from loupe.scoring import ScoreConfig, save_scores, score_renders
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     for option, meaning in (
         ("--renders", "what render_views made"),
         ("--scene", "what estimate_poses made"),
+        ("--space", "what carve_space made"),
         ("--reference", "what ingest_photos sealed"),
         ("--config", "the pipeline's configuration (YAML)"),
         ("--weights", "folder of weights that the user brought"),
@@ -28,14 +29,17 @@ def main() -> None:
         parser.add_argument(option, type=Path, required=True, help=meaning)
     given = parser.parse_args()
     capture, recipe = given.out.resolve().parts[-3:-1]
-    inputs = [given.renders, given.scene, given.config]
+    inputs = [given.renders, given.scene, given.space, given.config]
     with tracking.step("score_renders", f"{capture}.{recipe}", given.log, inputs=inputs) as log:
         config = read_section(given.config, "score", ScoreConfig)
         scene = Scene.load(given.scene)
         given.out.mkdir(parents=True, exist_ok=True)
-        content = score_renders(given.renders, scene, given.reference, config, given.weights, given.out, log.say)
+        content = score_renders(
+            given.renders, scene, given.space, given.reference, config, given.weights, given.out, log.say
+        )
         save_scores(given.out, capture, recipe, content)
-        log.summary(content["mean"])
+        in_box = content["box"]["mean"] if content["box"] else {}
+        log.summary(content["mean"] | {f"box.{name}": value for name, value in in_box.items()})
 
 
 if __name__ == "__main__":

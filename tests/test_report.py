@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from loupe.errors import InputError
 from loupe.images import write_image
 from loupe.pipeline import read_pipeline
+from loupe.report import page as report_page
 from loupe.report import tables
 from loupe.report.charts import line_chart
 from loupe.report.gather import Trial, read_logs, read_trials
@@ -210,6 +211,77 @@ def test_published_numbers_stand_beside_the_same_photos_only(
     if shown:
         assert published["4K-NeRF"] == ["23.49", "0.771", "0.190"]
         assert "table 8" in table.source
+
+
+def boxed(psnr: float) -> dict:
+    """Scores of whole pictures that differ from those within the box, for the render and the baseline."""
+    made, within = scores(psnr), scores(psnr + 4)
+    within["views"] = {"a": within["mean"] | {"psnr": psnr + 3}}
+    kept = {key: within[key] for key in ("views", "mean", "left_out", "baselines")}
+    return made | {"box": kept | {"windows": {"a": [1, 2, 30, 40]}}}
+
+
+def test_scores_in_the_box_stand_beside_those_of_the_whole_pictures(tree: Path) -> None:
+    assert "the subject's box" not in report(tree)
+    before = (tree / "report" / "scores.csv").read_text()
+    assert "box" not in before
+    place = tree / "trials" / "shelf" / "good" / "scores"
+    save_scores(place, "shelf", "good", boxed(30.125))
+    text = report(tree)
+    rows = Page(text).rows
+    assert ["good", "30.12", "0.700", f"{tables.ABSENT}1"] in rows
+    assert ["good", "34.12", "0.700", f"{tables.ABSENT}1"] in rows
+    assert ["nearest training photo", "34.12", "0.700", f"{tables.ABSENT}1"] in rows
+    assert ["a", "good", "33.12", "0.700", tables.ABSENT] in rows
+    assert text.count("<h3>Within the subject's box</h3>") == 1
+    table = list(csv.DictReader((tree / "report" / "scores.csv").open()))
+    assert list(table[0])[8:] == ["box.psnr", "box.ssim", "box.lpips_alex", "box.lpips_vgg", "box.niqe"]
+    numbers = {(row["recipe"], row["view"]): (row["psnr"], row["box.psnr"]) for row in table}
+    assert numbers["good", "a"] == ("30.125", "33.125")
+    assert numbers["good", "mean"] == ("30.125", "34.125")
+    assert numbers["baseline.nearest_view", "a"] == ("30.125", "34.125")
+    assert numbers["poor", "mean"] == ("20.5", "")
+    plain = [line.split(",")[:8] for line in (tree / "report" / "scores.csv").read_text().splitlines()]
+    assert plain == [line.split(",") for line in before.splitlines()]
+
+
+def test_views_without_pictures_are_counted(tree: Path) -> None:
+    """Of eight views five have pictures, and three of these are shown."""
+    place, made = tree / "trials" / "shelf" / "good" / "scores", scores(30.0)
+    (tree / "trials" / "shelf" / "poor" / "scores" / "scores.json").unlink()
+    views, size, files = (made[key]["a"] for key in ("views", "sizes", "pictures"))
+    made["baselines"]["nearest_view"]["taken_from"] = {f"v{number}": "b" for number in range(15)}
+    many = {"views": dict.fromkeys("abcdefgh", views), "sizes": dict.fromkeys("abcdefgh", size)}
+    save_scores(place, "shelf", "good", made | many | {"pictures": dict.fromkeys("bcdgh", files)})
+    text = report(tree)
+    assert [text.count(f"<h3>View {view}</h3>") for view in "abcdgh"] == [0, 1, 1, 1, 0, 0]
+    assert "v11 ← b, and for 3 more views, see scores.json." in text
+    assert "v12" not in text
+    assert "5 more views are scored; pictures of 2 of them lie in each" in text
+    save_scores(place, "shelf", "good", made | many | {"pictures": dict.fromkeys("abcdefgh", files)})
+    assert "5 more views are scored; their pictures lie in each" in report(tree)
+
+
+def test_films_of_a_scene_that_moves_are_on_the_page(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renders = tree / "trials/shelf/good/renders"
+    write_film(renders, None)
+    (renders / "slice.png").unlink()
+    films = {"film": "path.mp4", "held_out": "held_out.mp4", "warping_error": None}
+    (renders / "renders.json").write_text(json.dumps(films))
+    with pytest.raises(InputError, match=r"held_out\.mp4: cannot be read"):
+        report(tree)
+    (renders / "path.mp4").write_bytes(b"around")
+    (renders / "held_out.mp4").write_bytes(b"still, and long")
+    text = report(tree)
+    assert "Steadiness" not in text
+    shown = [values for tag, values in Page(text).elements if tag == "video"]
+    assert [values["aria-label"] for values in shown] == ["good, held-out camera", "good, moving camera"]
+    assert shown[1]["src"] == "data:video/mp4;base64,YXJvdW5k"
+    assert "media-src data:;" in text
+    monkeypatch.setattr(report_page, "_LARGE_FILM", 10)
+    text = report(tree)
+    assert [values["aria-label"] for tag, values in Page(text).elements if tag == "video"] == ["good, moving camera"]
+    assert "held-out camera: too large for this page, see <code>renders/held_out.mp4</code>" in text
 
 
 def test_the_best_follows_each_scores_direction(tmp_path: Path) -> None:

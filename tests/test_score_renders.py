@@ -58,9 +58,8 @@ def score(scene: Scene, config: ScoreConfig = PLAIN, said: list[str] | None = No
     out = scene.folder.parent / "scores"
     out.mkdir(exist_ok=True)
     say = (said if said is not None else []).append
-    return score_renders(
-        scene.folder.parent / "renders", scene, Path(), config, scene.folder.parent / "weights", out, say
-    )
+    root = scene.folder.parent
+    return score_renders(root / "renders", scene, root / "space", Path(), config, root / "weights", out, say)
 
 
 def test_scores_are_those_of_the_cropped_photos(scene: Scene) -> None:
@@ -140,6 +139,8 @@ def test_a_missing_weight_leaves_its_score_out_and_says_so(scene: Scene, monkeyp
     assert made["views"]["b"]["lpips_alex"] is None
     assert made["mean"]["niqe"] is None
     assert made["mean"]["psnr"] > 0
+    assert made["baselines"]["photo"] == {"views": {"b": {}, "d": {}}, "mean": {}, "left_out": {}}
+    assert made["box"] is None
 
 
 def test_scores_with_weights_are_loaded_from_their_files(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +208,7 @@ def test_the_step_writes_scores_and_exits_with_2_on_bad_input(scene: Scene) -> N
     options = {
         "renders": scene.folder.parent / "renders",
         "scene": scene.folder,
+        "space": scene.folder,
         "config": config,
         "weights": root / "weights",
         "out": trial / "scores",

@@ -298,7 +298,13 @@ BAD_VALUES = {
     "score_renders": (
         "configs/pipeline.yaml",
         "score",
-        {"renders": f"{TRIAL}/renders", "scene": SCENE, "weights": "weights", "out": "tried/tiny/small/scores"},
+        {
+            "renders": f"{TRIAL}/renders",
+            "scene": SCENE,
+            "space": SPACE,
+            "weights": "weights",
+            "out": "tried/tiny/small/scores",
+        },
     ),
 }
 

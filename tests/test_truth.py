@@ -172,7 +172,7 @@ def test_no_step_but_scoring_opens_the_reference(tmp_path: Path, monkeypatch: py
     run("train_joint", **given, encoder="room/small/encoder", recipe="small.yaml", out="room/small/model", resume="r2")
     run("render_views", **given, model="room/small/model", recipe="small.yaml", out="room/r")
     assert read_image(Path("room/r/test/0.png")).shape == (128, 160, 3)
-    scored = {"renders": "room/r", "scene": "s/scene", "config": "pipeline.yaml", "weights": "w"}
+    scored = {"renders": "room/r", "scene": "s/scene", "space": "s/space", "config": "pipeline.yaml", "weights": "w"}
     assert run("score_renders", **scored, reference="s/reference", out="room/small/scores") == 2
     Path("hidden").rename("s/reference")
     assert run("score_renders", **scored, reference="s/reference", out="room/small/scores") == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Film:
 @dataclass(frozen=True)
 class Trial:
     """A recipe on a capture. `scores` is the content of its `scores.json`, empty where it has not been scored yet;
-    picture paths in it are relative to `folder`. `film` is None where its frames have nothing in common."""
+    picture paths in it are relative to `folder`. `film` is None where its frames have nothing in common. `moving` are
+    the films of a scene that moves, by where their cameras stand."""
 
     capture: str
     recipe: str
@@ -42,6 +43,7 @@ class Trial:
     scores: Mapping[str, Any]
     logs: Mapping[str, StepLog]
     film: Film | None = None
+    moving: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def read_trials(pipeline: Pipeline, folder: Path) -> list[Trial]:
         place = capture / entry.recipe
         logs = read_logs(capture / encoder / "log", ("fit_encoder",)) | read_logs(place / "log", STEPS)
         scores = _read_json(place / "scores" / "scores.json")
-        film = _read_film(place / "renders")
-        trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, logs, film))
+        films = _read_film(place / "renders"), _moving_films(place / "renders")
+        trials.append(Trial(entry.capture, entry.recipe, place / "scores", scores, logs, *films))
     return trials
 
 
@@ -73,6 +75,13 @@ def _read_film(renders: Path) -> Film | None:
     content = _read_json(renders / "renders.json")
     error = content.get("warping_error")
     return None if error is None else Film(error, renders / "slice.png")
+
+
+def _moving_films(renders: Path) -> dict[str, Path]:
+    """The films of a scene that moves: its renders hold no slice."""
+    content = {} if (renders / "slice.png").exists() else _read_json(renders / "renders.json")
+    places = {"held_out": "held-out camera", "film": "moving camera"}
+    return {place: renders / content[key] for key, place in places.items() if content.get(key)}
 
 
 def read_codebooks(pipeline: Pipeline, folder: Path) -> list[Codebook]:

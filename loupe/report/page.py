@@ -26,8 +26,11 @@ from loupe.report.templates import data_uri, fill, style
 
 _HERE = Path(__file__).parent
 _VIEWS = 3  # of a capture, shown with pictures
+_PAIRS = 12  # of a test view and its nearest training photo
 _CODEBOOK_VIEWS = 2
 _LARGE = 20 << 20
+_LARGE_FILM = 8 << 20
+_KINDS = {".jpg": "image/jpeg", ".png": "image/png", ".mp4": "video/mp4"}
 _TRAINING = ("fit_encoder", "train_joint")
 
 
@@ -44,8 +47,20 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A film of a scene that moves, as a data URI, or "" where it is too large for the page."""
+
+    recipe: str
+    place: str
+    file: str
+    uri: str
+
+
+@dataclass(frozen=True)
 class Capture:
-    """A capture's part of the page; `films`: recipe, slice as a data URI, and what to know of it."""
+    """A capture's part of the page; `box_means` and `box_views` are scores within the subject's box, without a row
+    where there are none; `unseen` views are scored and not shown, and of `kept` of them there are pictures; `films`:
+    recipe, slice as a data URI, and what to know of it."""
 
     name: str
     size: str
@@ -53,12 +68,16 @@ class Capture:
     missing: Sequence[Trial]
     means: tables.ScoreTable
     views: tables.ScoreTable
+    box_means: tables.ScoreTable
+    box_views: tables.ScoreTable
     shots: Mapping[str, Sequence[Shot]]
     unseen: int
+    kept: int
     charts: Sequence[Chart]
     costs: Sequence[tuple[str, StepLog]]
     nearest: str
     films: Sequence[tuple[str, str, str]]
+    moving: Sequence[Shown]
 
 
 def write_report(config: Path, trials: Path, codebooks: Path, out: Path, say: Callable[[str], None]) -> int:
@@ -115,6 +134,7 @@ def _commits(logs: Iterable[Mapping[str, StepLog]]) -> list[str]:
 def _capture(name: str, trials: Sequence[Trial]) -> Capture:
     scored = [trial for trial in trials if trial.scores]
     views = list(dict.fromkeys(view for trial in scored for view in trial.scores["views"]))
+    kept = [view for view in views if any(view in trial.scores["pictures"] for trial in scored)]
     sizes = sorted({tuple(size) for trial in scored for size in trial.scores["sizes"].values()})
     return Capture(
         name=name,
@@ -123,12 +143,16 @@ def _capture(name: str, trials: Sequence[Trial]) -> Capture:
         missing=[trial for trial in trials if not trial.scores],
         means=tables.mean_table(trials),
         views=tables.view_table(trials),
-        shots={view: [shot for trial in scored if (shot := _shot(trial, view))] for view in views[:_VIEWS]},
-        unseen=max(len(views) - _VIEWS, 0),
+        box_means=tables.mean_table(tables.boxed(trials)),
+        box_views=tables.view_table(tables.boxed(trials)),
+        shots={view: [shot for trial in scored if (shot := _shot(trial, view))] for view in kept[:_VIEWS]},
+        unseen=len(views) - len(kept[:_VIEWS]),
+        kept=len(kept[_VIEWS:]),
         charts=[chart for step in _TRAINING for chart in _training_charts(step, trials)],
         costs=[(trial.recipe, log) for trial in trials for log in trial.logs.values()],
         nearest=_nearest(scored),
         films=[(trial.recipe, *_film(trial.film)) for trial in trials if trial.film],
+        moving=[_moving(trial.recipe, *film) for trial in trials for film in trial.moving.items()],
     )
 
 
@@ -153,18 +177,24 @@ def _film(film: Film) -> tuple[str, str]:
     return uri, f"warping error {error}; {frames} frames, {height} pixels high"
 
 
+def _moving(recipe: str, place: str, path: Path) -> Shown:
+    large = path.is_file() and path.stat().st_size > _LARGE_FILM
+    return Shown(recipe, place, path.name, "" if large else _data_uri(path))
+
+
 def _data_uri(path: Path) -> str:
     try:
-        kind = path.suffix.removeprefix(".").replace("jpg", "jpeg")
-        return data_uri(path.read_bytes(), kind)
+        return data_uri(path.read_bytes(), _KINDS[path.suffix])
     except OSError:
         raise InputError(f"{path}: cannot be read; run the step that makes it again") from None
 
 
 def _nearest(scored: Sequence[Trial]) -> str:
     """Which training photo the baseline took for which view."""
-    pairs = [trial.scores["baselines"].get("nearest_view", {}).get("taken_from", {}) for trial in scored[:1]]
-    return ", ".join(f"{view} ← {taken}" for chosen in pairs for view, taken in chosen.items())
+    chosen = scored[0].scores["baselines"].get("nearest_view", {}).get("taken_from", {}) if scored else {}
+    pairs = [f"{view} ← {taken}" for view, taken in chosen.items()]
+    rest = len(pairs) - _PAIRS
+    return ", ".join([*pairs[:_PAIRS], *([f"and for {rest} more views, see scores.json"] if rest > 0 else [])])
 
 
 def _training_charts(step: str, trials: Sequence[Trial]) -> Iterable[Chart]:

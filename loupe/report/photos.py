@@ -43,7 +43,7 @@ class Shown:
     @property
     def thumbnail(self) -> str:
         """As a data URI."""
-        return data_uri(self.look.thumbnail, "jpeg")
+        return data_uri(self.look.thumbnail, "image/jpeg")
 
 
 @dataclass(frozen=True)

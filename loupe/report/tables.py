@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from loupe.report.gather import Trial
@@ -94,6 +94,11 @@ def mean_table(trials: Sequence[Trial]) -> ScoreTable:
     return table
 
 
+def boxed(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with scores in a subject's box, and these alone in place of those of the whole pictures."""
+    return [replace(trial, scores=trial.scores["box"]) for trial in trials if trial.scores.get("box")]
+
+
 def _add_baselines(table: ScoreTable, trial: Trial) -> None:
     for key, label in BASELINES.items():
         row = trial.scores["baselines"].get(key)
@@ -104,7 +109,7 @@ def _add_baselines(table: ScoreTable, trial: Trial) -> None:
 
 
 def _add_published(table: ScoreTable, trial: Trial) -> None:
-    sizes = {(width, height) for width, height in trial.scores["sizes"].values()}
+    sizes = {(width, height) for width, height in trial.scores.get("sizes", {}).values()}
     published = PUBLISHED.get((trial.capture, sizes.pop())) if len(sizes) == 1 else None
     if published is not None:
         table.source = published.source
@@ -139,24 +144,37 @@ def _best(name: str, values: Sequence[float | None]) -> float | None:
 def scores_csv(trials: Sequence[Trial]) -> str:
     """All scores as comma-separated values: a row for each capture, recipe and view, and for their mean.
 
-    Baselines stand once a capture, as recipes "baseline.<name>"; an absent score is an empty field.
+    Baselines stand once a capture, as recipes "baseline.<name>"; an absent score is an empty field. Where a trial has
+    scores in a subject's box, columns "box.<score>" follow.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["capture", "recipe", "view", *SCORES])
+    columns = [*SCORES, *(f"box.{name}" for name in SCORES if boxed(trials))]
+    writer.writerow(["capture", "recipe", "view", *columns])
     shown: set[str] = set()
     for trial in trials:
         if not trial.scores:
             continue
-        writer.writerows(_csv_rows(trial.capture, trial.recipe, trial.scores))
-        if trial.capture not in shown:
-            shown.add(trial.capture)
-            for name, scores in trial.scores["baselines"].items():
-                writer.writerows(_csv_rows(trial.capture, f"baseline.{name}", scores))
+        first = trial.capture not in shown
+        shown.add(trial.capture)
+        whole, box = (_by_row(trial, scores, first) for scores in (trial.scores, trial.scores.get("box")))
+        for (recipe, view), values in whole.items():
+            in_box = {f"box.{name}": value for name, value in box.get((recipe, view), {}).items()}
+            numbers = [(values | in_box).get(name) for name in columns]
+            fields = ("" if number is None else f"{number:.6g}" for number in numbers)
+            writer.writerow([trial.capture, recipe, view or "mean", *fields])
     return text.getvalue()
 
 
-def _csv_rows(capture: str, recipe: str, scores: Mapping[str, Any]) -> Iterable[list[str]]:
-    for view, values in [*scores["views"].items(), ("mean", scores["mean"])]:
-        numbers = [values.get(name) for name in SCORES]
-        yield [capture, recipe, view, *("" if number is None else f"{number:.6g}" for number in numbers)]
+def _by_row(trial: Trial, scores: Mapping[str, Any] | None, baselines: bool) -> dict[tuple[str, str | None], Any]:
+    """Scores by recipe and view; None is their mean."""
+    if scores is None:
+        return {}
+    rows = {trial.recipe: scores}
+    if baselines:
+        rows |= {f"baseline.{name}": row for name, row in scores["baselines"].items()}
+    return {
+        (recipe, view): values
+        for recipe, row in rows.items()
+        for view, values in [*row["views"].items(), (None, row["mean"])]
+    }

@@ -28,6 +28,6 @@ def style(*sheets: str) -> Markup:
     return Markup("".join((_HERE / sheet).read_text(encoding="utf8") for sheet in sheets))
 
 
-def data_uri(picture: bytes, kind: str) -> str:
-    """A picture's file, "jpeg" or "png", as text that a page holds."""
-    return f"data:image/{kind};base64," + base64.b64encode(picture).decode()
+def data_uri(content: bytes, kind: str) -> str:
+    """A file, for example an "image/jpeg", as text that a page holds."""
+    return f"data:{kind};base64," + base64.b64encode(content).decode()
