@@ -79,7 +79,7 @@ def steps(capture: Path, work: Path) -> dict[str, tuple[Path, list[str]]]:
     config.write_text(_CONFIG, encoding="utf8")
     photos, scene, tiles, space = (work / name for name in ("photos", "scene", "tiles", "space"))
     arguments = {
-        "ingest_photos": (photos, {"capture": capture, "config": config}),
+        "ingest_photos": (photos, {"capture": capture, "config": config, "reference": work / "reference"}),
         "estimate_poses": (scene, {"capture": capture, "photos": photos, "config": config}),
         "cut_tiles": (tiles, {"scene": scene}),
         "carve_space": (space, {"scene": scene, "tiles": tiles, "config": config}),

@@ -9,6 +9,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from snakemake_interface_common.exceptions import WorkflowError
 
+from benchmarks.captures import steps as steps_of_benchmark
 from workflow import dag
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +92,15 @@ def test_a_stage_depends_on_all_that_its_command_reads(stages: dict[str, Pipelin
         assert step_of(stage.name) in options["log"].split("/")
         if "resume" in options:
             assert options["resume"] == f"data/resume/{stage.name.replace('@', '/')}"
+
+
+def test_the_benchmark_of_captures_gives_steps_what_the_workflow_gives_them(
+    stages: dict[str, PipelineStage], tmp_path: Path
+) -> None:
+    for step, (_, arguments) in steps_of_benchmark(tmp_path / "capture", tmp_path).items():
+        given = {word for word in arguments if word.startswith("--")} | {"--out", "--log"}
+        stage = next(stage for name, stage in stages.items() if step_of(name) == step)
+        assert given == set(re.findall(r"--[a-z]+", stage.cmd)), step
 
 
 def test_parameters_are_sections_of_files_that_exist(stages: dict[str, PipelineStage]) -> None:
