@@ -224,7 +224,8 @@ def test_too_few_points_are_repeated_with_a_jitter() -> None:
 
 
 def test_the_spacing_of_a_lattice() -> None:
-    lattice = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3) * [0.3, 0.2, 0.7]
+    """Of two layers, so that each point has a single nearest neighbour."""
+    lattice = np.stack(np.meshgrid(range(5), range(2), range(5)), -1).reshape(-1, 3) * [0.3, 0.2, 0.7]
     assert mean_spacing(lattice) == pytest.approx(0.2)
     # A few strays are outvoted.
     assert mean_spacing(np.concatenate([lattice, [[50.0, 0, 0], [0, 90.0, 0]]])) == pytest.approx(0.2)
