@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import torch
 
 from loupe.camera import Camera
-from loupe.cloud import SizedCloud
 from loupe.config import Section, parse_section
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from loupe.cloud import SizedCloud
     from loupe.occupancy import Occupancy
     from loupe.scene import Scene
     from loupe.space import Space

@@ -52,7 +52,7 @@ def made(film: Film, **points: Any) -> FourK4d:
 
 @OF_ALL_KINDS
 def test_a_cache_shows_what_the_method_shows(film: Film, kind: dict[str, bool]) -> None:
-    """From a camera that did not train and stands between three, at every frame; on half a level of 8 bits."""
+    """From a camera that did not train, at every frame, to a twentieth of a level of 8 bits."""
     method, scene = made(film, **kind), film.setting.scene
     backdrop = torch.tensor(scene.backdrop) / 255
     for frame in range(FRAMES):
@@ -60,13 +60,13 @@ def test_a_cache_shows_what_the_method_shows(film: Film, kind: dict[str, bool]) 
         true = method.render(camera, frame / (FRAMES - 1))
         seen = method.cache(frame).render(camera)
         colour = seen.colour + (1 - seen.opacity)[..., None] * backdrop
-        assert (colour - true.colour).abs().mean() < 1 / 512
-        assert (seen.opacity - true.opacity).abs().mean() < 1 / 512
+        assert (colour - true.colour).abs().mean() < 0.05 / 255
+        assert (seen.opacity - true.opacity).abs().mean() < 0.05 / 255
         solid = true.opacity > 0.5
         assert solid.float().mean() > 0.05
         assert (seen.depth - true.depth)[solid].abs().median() < 1e-3
         other = method.render(camera, (frame - 1) % FRAMES / (FRAMES - 1))
-        assert (other.colour - true.colour).abs().mean() > 8 / 512
+        assert (other.colour - true.colour).abs().mean() > 4 / 255
 
 
 def test_a_picture_takes_its_colours_from_the_nearest_photos(film: Film) -> None:
@@ -147,11 +147,11 @@ def test_from_all_around_is_the_mean_over_all_directions() -> None:
     torch.manual_seed(0)
     nothing = torch.zeros(0, 8, 3)
     looks = Appearance(torch.randn(8, 3, HARMONICS), nothing, nothing[..., 0], nothing[..., 0].bool(), 0.25)
-    height = (torch.arange(20000) + 0.5) / 10000 - 1
-    turn = torch.pi * (1 + 5**0.5) * torch.arange(20000)
+    height = (torch.arange(500) + 0.5) / 250 - 1
+    turn = torch.pi * (1 + 5**0.5) * torch.arange(500)
     ring = (1 - height**2).sqrt()
     eyes = torch.stack([ring * turn.cos(), ring * turn.sin(), height], 1)
-    mean = torch.stack([looks.seen_from(torch.zeros(8, 3), eye).logit() for eye in eyes[::10]]).mean(0)
+    mean = torch.stack([looks.seen_from(torch.zeros(8, 3), eye).logit() for eye in eyes]).mean(0)
     torch.testing.assert_close(mean, looks.seen_from_all_around().logit(), atol=0.02, rtol=0)
 
 
