@@ -79,10 +79,10 @@ def camera(setting: Setting, width: int, height: int) -> Camera:
     return Camera(width, height, focal, focal, width / 2, height / 2, pose)
 
 
+@torch.no_grad()
 def compare(method: FourK4d, cache: FrameCache, view: Camera) -> str:
     """A line of the table."""
-    with torch.no_grad():
-        moment = method.field.at(0)
+    moment = method.field.at(0)
     colours = torch.rand_like(moment.points)
     ways: dict[str, Callable[[], Any]] = {
         "ready": lambda: cache.render(view),
@@ -94,7 +94,9 @@ def compare(method: FourK4d, cache: FrameCache, view: Camera) -> str:
     found = {name: way() for name, way in ways.items()}
     white = found["ready"].colour + (1 - found["ready"].opacity)[..., None]
     apart = 255 * float((white - found["not"].colour).abs().mean())
-    rates = ", ".join(f"{1 / min(seconds(way) for _ in range(TRIES)):.3g} {name}" for name, way in ways.items())
+    # In turns, so that other work on the machine slows them alike.
+    took = [[seconds(way) for way in ways.values()] for _ in range(TRIES)]
+    rates = ", ".join(f"{1 / min(of):.3g} {name}" for name, of in zip(ways, zip(*took, strict=True), strict=True))
     return f"{view.width}x{view.height}, frames/s: {rates}; {apart:.3f} levels of 255 apart"
 
 
