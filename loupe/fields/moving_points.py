@@ -181,8 +181,10 @@ class PointField(nn.Module):
             rgb = moment.points.new_zeros(0, len(moment.points), 3)
             return Appearance(coefficients, rgb, rgb[..., 0], rgb[..., 0].bool(), self.config.limit)
         assert sight is not None
-        rgb, logit = (torch.stack(parts) for parts in zip(*(self._shown(moment, one) for one in sources), strict=True))
-        return Appearance(coefficients, rgb, logit, sight, self.config.limit)
+        looks = torch.stack([self._look(moment, source) for source in sources])  # (s, n, c)
+        features = moment.features.expand(len(looks), -1, -1)
+        logit = self.blend(torch.cat([features, looks], -1))[..., 0]
+        return Appearance(coefficients, looks[..., FEATURES:], logit, sight, self.config.limit)
 
     def _coefficients(self, moment: Moment) -> Float[Tensor, "n 3 k"]:
         if self.config.harmonics:
@@ -193,11 +195,10 @@ class PointField(nn.Module):
         plain: Tensor = self.plain(moment.features)
         return plain[..., None] / CONSTANT
 
-    def _shown(self, moment: Moment, source: Source) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
-        """A source's colours at the points, and how much they count."""
+    def _look(self, moment: Moment, source: Source) -> Float[Tensor, "n c"]:
+        """What a source and the features of its pixels show at the points."""
         maps = torch.cat([self.pyramid(source.picture[None])[0], source.picture])
-        looks = _looked_up(maps, moment.points, source.camera)
-        return looks[:, FEATURES:], self.blend(torch.cat([moment.features, looks], 1))[:, 0]
+        return _looked_up(maps, moment.points, source.camera)
 
 
 def _looked_up(maps: Float[Tensor, "c h w"], points: Float[Tensor, "n 3"], camera: Camera) -> Float[Tensor, "n c"]:
