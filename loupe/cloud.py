@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,15 +78,14 @@ class Cloud(NamedTuple):
 
     def save(self, path: Path, **more: NDArray[np.float32]) -> None:
         """Write binary PLY with colours, as other programs read it; `more`: further properties of the points (n,)."""
-        floats = {axis: self.xyz[:, index] for index, axis in enumerate("xyz")}
-        bytes_ = {colour: self.rgb[:, index] for index, colour in enumerate(_COLOURS)}
-        types = (
-            [(name, "<f4") for name in floats] + [(name, "u1") for name in bytes_] + [(name, "<f4") for name in more]
+        columns: dict[str, NDArray[Any]] = dict(
+            zip(("x", "y", "z", *_COLOURS), (*self.xyz.T, *self.rgb.T), strict=True)
         )
-        rows = np.empty(len(self.xyz), types)
-        for name, column in (floats | bytes_ | more).items():
+        columns |= more
+        rows = np.empty(len(self.xyz), [(name, "u1" if name in _COLOURS else "<f4") for name in columns])
+        for name, column in columns.items():
             rows[name] = column
-        properties = [f"property {'uchar' if kind == 'u1' else 'float'} {name}" for name, kind in types]
+        properties = [f"property {'uchar' if name in _COLOURS else 'float'} {name}" for name in columns]
         header = [
             "ply",
             "format binary_little_endian 1.0",
