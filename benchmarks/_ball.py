@@ -18,7 +18,7 @@ from loupe.images import Pixels, write_image
 Floats = NDArray[np.float32]
 
 RADIUS = 0.5
-_MIDDLE = np.array([0.0, 0.0, 0.6])  # what all cameras look at; z is up
+MIDDLE = np.array([0.0, 0.0, 0.6])  # what all cameras look at; z is up
 _BEYOND = (150, 160, 170)
 _FLOOR_SCALE, _BALL_SCALE = 128, 100  # pixels of the pattern a world unit
 _BALL_AXES = np.array([[1.0, 0.3], [0.2, -0.4], [-0.3, 1.0]], np.float32)
@@ -77,7 +77,7 @@ class Backdrop(NamedTuple):
 def film(capture: Path, cameras: int, frames: int, size: tuple[int, int] = (640, 480)) -> None:
     """A capture in CMU Panoptic's layout: the ball goes round; every eighth camera tests. Masks for all."""
     tables: dict[str, dict[str, list[list[object]]]] = {side: {} for side in ("train", "test")}
-    for number, camera in enumerate(_dome(cameras, size)):
+    for number, camera in enumerate(dome(cameras, size)):
         backdrop = Backdrop.of(camera)
         for folder in ("ims", "seg"):
             (capture / folder / str(number)).mkdir(parents=True)
@@ -85,7 +85,7 @@ def film(capture: Path, cameras: int, frames: int, size: tuple[int, int] = (640,
         table = tables["test" if number % 8 == 7 else "train"]
         for frame in range(frames):
             turn = 2 * np.pi * frame / frames
-            picture, mask = backdrop.with_ball(_MIDDLE + 0.5 * np.array([np.cos(turn), np.sin(turn), 0.0]))
+            picture, mask = backdrop.with_ball(MIDDLE + 0.5 * np.array([np.cos(turn), np.sin(turn), 0.0]))
             file = f"{number}/{frame:06d}"
             write_image(capture / f"ims/{file}.jpg", picture, quality=90)
             write_image(capture / f"seg/{file}.png", mask)
@@ -101,8 +101,8 @@ def photograph(capture: Path, photos: int, size: tuple[int, int] = (4000, 3000))
     width, height = size
     (capture / "images").mkdir(parents=True)
     frames = []
-    for number, camera in enumerate(_dome(photos, size)):
-        picture, _ = Backdrop.of(camera.resized(width // 2, height // 2)).with_ball(_MIDDLE)
+    for number, camera in enumerate(dome(photos, size)):
+        picture, _ = Backdrop.of(camera.resized(width // 2, height // 2)).with_ball(MIDDLE)
         file = f"images/{number:03d}.jpg"
         write_image(capture / file, np.asarray(cv2.resize(picture, size), np.uint8), quality=90)
         matrix = camera.world_from_cam @ np.diag([1.0, -1.0, -1.0, 1.0])
@@ -111,13 +111,13 @@ def photograph(capture: Path, photos: int, size: tuple[int, int] = (4000, 3000))
     (capture / "transforms.json").write_text(json.dumps(lens | {"frames": frames}), encoding="utf8")
 
 
-def _dome(count: int, size: tuple[int, int]) -> Iterator[Camera]:
+def dome(count: int, size: tuple[int, int]) -> Iterator[Camera]:
     """Cameras that look at the middle, evenly around and at four heights."""
     width, height = size
     for number in range(count):
         around, up = 2 * np.pi * number / count, np.radians((25, 40, 32, 50)[number % 4])
-        center = _MIDDLE + 3.5 * np.array([np.cos(around) * np.cos(up), np.sin(around) * np.cos(up), np.sin(up)])
-        forward = (_MIDDLE - center) / 3.5
+        center = MIDDLE + 3.5 * np.array([np.cos(around) * np.cos(up), np.sin(around) * np.cos(up), np.sin(up)])
+        forward = (MIDDLE - center) / 3.5
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= np.linalg.norm(right)
         pose = np.eye(4)

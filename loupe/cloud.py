@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,12 +76,16 @@ class Cloud(NamedTuple):
         picture[rows, columns] = self.rgb[far_first]
         return picture
 
-    def save(self, path: Path) -> None:
-        """Write binary PLY with colours, as other programs read it."""
-        rows = np.empty(len(self.xyz), [(axis, "<f4") for axis in "xyz"] + [(name, "u1") for name in _COLOURS])
-        for index, (axis, colour) in enumerate(zip("xyz", _COLOURS, strict=True)):
-            rows[axis], rows[colour] = self.xyz[:, index], self.rgb[:, index]
-        properties = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {name}" for name in _COLOURS]
+    def save(self, path: Path, **more: NDArray[np.float32]) -> None:
+        """Write binary PLY with colours, as other programs read it; `more`: further properties of the points (n,)."""
+        columns: dict[str, NDArray[Any]] = dict(
+            zip(("x", "y", "z", *_COLOURS), (*self.xyz.T, *self.rgb.T), strict=True)
+        )
+        columns |= more
+        rows = np.empty(len(self.xyz), [(name, "u1" if name in _COLOURS else "<f4") for name in columns])
+        for name, column in columns.items():
+            rows[name] = column
+        properties = [f"property {'uchar' if name in _COLOURS else 'float'} {name}" for name in columns]
         header = [
             "ply",
             "format binary_little_endian 1.0",
@@ -91,6 +95,18 @@ class Cloud(NamedTuple):
             "",
         ]
         path.write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
+
+
+class SizedCloud(NamedTuple):
+    """A cloud and of each point its radius (n,), in world units, and its opacity at its middle (n,), in [0, 1]."""
+
+    cloud: Cloud
+    radius: NDArray[np.float32]
+    opacity: NDArray[np.float32]
+
+    def save(self, path: Path) -> None:
+        """Write binary PLY with the properties `radius` and `opacity` after the colours."""
+        self.cloud.save(path, radius=self.radius, opacity=self.opacity)
 
 
 def surface_cloud(pictures: Sequence[Pixels], sweeps: Sequence[Sweep], neighbours: Sequence[Sequence[int]]) -> Cloud:

@@ -10,10 +10,10 @@ everything that a method changes while it trains is in `state()`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from loupe.cloud import SizedCloud
     from loupe.occupancy import Occupancy
     from loupe.scene import Scene
     from loupe.space import Space
@@ -147,3 +148,11 @@ class Method(Trainee, Protocol):
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera` at `time` (0 to 1; ignored by static methods), or of its `window` alone."""
+
+
+@runtime_checkable
+class MadeOfPoints(Protocol):
+    """What a method offers besides if its model is made of points."""
+
+    def clouds(self) -> Iterator[tuple[int, SizedCloud]]:
+        """The points at each frame that trained, with its number; colours as from no direction in particular."""

@@ -5,6 +5,7 @@ depth/<view>.png   16 bits, z-depth in steps of `depth_scale` world units; 0 whe
 path.mp4           the film, if the recipe wants one; of a scene that moves, time runs through it once
 slice.png          the middle column of each of its frames (see `loupe.consistency`); not of a scene that moves
 held_out.mp4       of a scene that moves: the test views of the first camera that has several, one after another
+points/<n>.ply     if the model is made of points, those at each frame n that trained
 renders.json       what there is, and the film's warping error
 """
 
@@ -23,7 +24,7 @@ from loupe.camera import Camera
 from loupe.config import Config
 from loupe.consistency import Consistency
 from loupe.images import Pixels, to_uint8, write_image
-from loupe.method import Method, Picture
+from loupe.method import MadeOfPoints, Method, Picture
 from loupe.paths import arc, read_camera_path, spiral
 from loupe.scene import Scene
 from loupe.space import Space
@@ -87,6 +88,9 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
     views = {name: {"picture": f"test/{name}.png", "depth": f"depth/{name}.png"} for name in scene.test}
     content = {"format": 1, "views": views, "depth_scale": depth_scale, "film": "path.mp4" if film else None}
     content |= {"warping_error": watch.error if watch else None, "held_out": "held_out.mp4" if held_out else None}
+    if isinstance(method, MadeOfPoints):
+        _write_clouds(method, out / "points")
+        content["points"] = "points"
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     return Rendered(pictures, watch.error if watch else None)
 
@@ -124,6 +128,13 @@ def write_film(path: Path, frames: Iterable[Pixels], rate: int, done: Callable[[
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             done(number)
         container.mux(stream.encode())
+
+
+def _write_clouds(method: MadeOfPoints, folder: Path) -> None:
+    """One file for each frame, named as those that the carving made."""
+    folder.mkdir(exist_ok=True)
+    for frame, cloud in method.clouds():
+        cloud.save(folder / f"{frame:06d}.ply")
 
 
 def _watched(watch: Consistency | None, picture: Picture, camera: Camera) -> Picture:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HARMONICS = 16
+CONSTANT = sqrt(1 / 4 / pi)  # the first function; the mean of each other one over all directions is zero
 
 
 def harmonics(directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 16"]:
@@ -23,7 +24,7 @@ def harmonics(directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 16"]:
     x, y, z = directions.unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     values = [
-        torch.full_like(x, sqrt(1 / 4 / pi)),
+        torch.full_like(x, CONSTANT),
         sqrt(3 / 4 / pi) * y,
         sqrt(3 / 4 / pi) * z,
         sqrt(3 / 4 / pi) * x,

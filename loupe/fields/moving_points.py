@@ -18,7 +18,7 @@ from torch import nn
 
 from loupe.camera import Array, Camera
 from loupe.config import Config
-from loupe.fields.harmonics import HARMONICS, harmonics
+from loupe.fields.harmonics import CONSTANT, HARMONICS, harmonics
 from loupe.fields.planes4d import Planes4d, PlanesConfig
 from loupe.nets.pyramid import FEATURES, Pyramid
 from loupe.space import Space
@@ -81,6 +81,48 @@ class Source(NamedTuple):
     camera: Camera
 
 
+class Appearance(NamedTuple):
+    """What the points' colours are made of, wherever they are seen from.
+
+    `coefficients` (n, 3, k): of the first k spherical harmonics, 0, 1 or all. Of s photos: their colours `rgb`
+    (s, n, 3) at the points; how much each counts, `logit` (s, n); and `sight` (s, n), which points each sees. What the
+    harmonics add to the photos' colours is at most `limit`.
+    """
+
+    coefficients: Float[Tensor, "n 3 k"]
+    rgb: Float[Tensor, "s n 3"]
+    logit: Float[Tensor, "s n"]
+    sight: Bool[Tensor, "s n"]
+    limit: float
+
+    def seen_from(self, points: Float[Tensor, "n 3"], eye: Float[Tensor, " 3"]) -> Float[Tensor, "n 3"]:
+        """The colours of points seen from `eye`, in [0, 1]; where a point is does not learn from it (the published
+        code)."""
+        towards = nn.functional.normalize(points.detach() - eye, dim=1)
+        functions = harmonics(towards)[:, None, : self.coefficients.shape[-1]]
+        return self._with((self.coefficients * functions).sum(-1))
+
+    def seen_from_all_around(self) -> Float[Tensor, "n 3"]:
+        """The colours with the mean of the harmonics over all directions, in [0, 1]."""
+        return self._with(CONSTANT * self.coefficients[..., :1].sum(-1))
+
+    def of_photos(self, chosen: list[int]) -> Appearance:
+        """With those photos alone."""
+        return self._replace(rgb=self.rgb[chosen], logit=self.logit[chosen], sight=self.sight[chosen])
+
+    def to(self, kind: torch.dtype) -> Appearance:
+        """With numbers of that kind."""
+        return self._replace(coefficients=self.coefficients.to(kind), rgb=self.rgb.to(kind), logit=self.logit.to(kind))
+
+    def _with(self, by_direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        if not len(self.rgb):
+            return torch.sigmoid(by_direction)
+        # A point that no photo sees takes from all of them.
+        weight = self.logit.masked_fill(~self.sight & self.sight.any(0), -torch.inf).softmax(0)
+        shown = (weight[..., None] * self.rgb).sum(0)
+        return (shown + self.limit * torch.tanh(by_direction)).clamp(0, 1)
+
+
 class PointField(nn.Module):
     """The points of all frames and what their look is made of."""
 
@@ -130,34 +172,33 @@ class PointField(nn.Module):
         self, moment: Moment, eye: Float[Tensor, " 3"], sources: Sequence[Source], sight: Bool[Tensor, "s n"] | None
     ) -> Float[Tensor, "n 3"]:
         """The points' colours seen from `eye`, in [0, 1]; `sight`: which sources see which points."""
+        return self.appearance(moment, sources, sight).seen_from(moment.points, eye)
+
+    def appearance(self, moment: Moment, sources: Sequence[Source], sight: Bool[Tensor, "s n"] | None) -> Appearance:
+        """What the points' colours are made of; `sight`: which sources see which points, None without sources."""
+        coefficients = self._coefficients(moment)
         if not self.config.images:
-            own: Tensor = self._by_direction(moment, eye) if self.config.harmonics else self.plain(moment.features)
-            return torch.sigmoid(own)
+            rgb = moment.points.new_zeros(0, len(moment.points), 3)
+            return Appearance(coefficients, rgb, rgb[..., 0], rgb[..., 0].bool(), self.config.limit)
         assert sight is not None
-        shown = self._shown(moment, sources, sight)
-        if self.config.harmonics:
-            shown = shown + self.config.limit * torch.tanh(self._by_direction(moment, eye))
-        return shown.clamp(0, 1)
-
-    def _by_direction(self, moment: Moment, eye: Float[Tensor, " 3"]) -> Float[Tensor, "n 3"]:
-        """The sum of spherical harmonics; where a point is does not learn from it (the published code)."""
-        towards = nn.functional.normalize(moment.points.detach() - eye, dim=1)
-        coefficients: Tensor = self.harmonics(moment.features).view(-1, 3, HARMONICS)
-        return (coefficients * harmonics(towards)[:, None]).sum(-1)
-
-    def _shown(self, moment: Moment, sources: Sequence[Source], sight: Bool[Tensor, "s n"]) -> Float[Tensor, "n 3"]:
-        """The sources' colours at the points, weighed against each other."""
-        seen = []
-        for picture, camera in sources:
-            maps = torch.cat([self.pyramid(picture[None])[0], picture])
-            seen.append(_looked_up(maps, moment.points, camera))
-        looks = torch.stack(seen)  # (s, n, c)
+        looks = torch.stack([self._look(moment, source) for source in sources])  # (s, n, c)
         features = moment.features.expand(len(looks), -1, -1)
-        weight = self.blend(torch.cat([features, looks], -1))[..., 0]
-        # A point that no source sees takes from all of them.
-        weight = weight.masked_fill(~sight & sight.any(0), -torch.inf).softmax(0)
-        shown: Tensor = (weight[..., None] * looks[..., FEATURES:]).sum(0)
-        return shown
+        logit = self.blend(torch.cat([features, looks], -1))[..., 0]
+        return Appearance(coefficients, looks[..., FEATURES:], logit, sight, self.config.limit)
+
+    def _coefficients(self, moment: Moment) -> Float[Tensor, "n 3 k"]:
+        if self.config.harmonics:
+            coefficients: Tensor = self.harmonics(moment.features)
+            return coefficients.view(-1, 3, HARMONICS)
+        if self.config.images:
+            return moment.features.new_zeros(len(moment.features), 3, 0)
+        plain: Tensor = self.plain(moment.features)
+        return plain[..., None] / CONSTANT
+
+    def _look(self, moment: Moment, source: Source) -> Float[Tensor, "n c"]:
+        """What a source and the features of its pixels show at the points."""
+        maps = torch.cat([self.pyramid(source.picture[None])[0], source.picture])
+        return _looked_up(maps, moment.points, source.camera)
 
 
 def _looked_up(maps: Float[Tensor, "c h w"], points: Float[Tensor, "n 3"], camera: Camera) -> Float[Tensor, "n c"]:

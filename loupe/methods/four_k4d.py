@@ -14,7 +14,7 @@ along the time than there are frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,11 +25,12 @@ from pydantic import Field
 from torch import nn
 
 from loupe.camera import Array, Camera
-from loupe.cloud import Cloud
+from loupe.cloud import Cloud, SizedCloud
 from loupe.config import Config
 from loupe.errors import InputError
-from loupe.fields.moving_points import Moment, PointField, PointsConfig, Source, exactly, mean_spacing
-from loupe.images import HALF, Pixels
+from loupe.fields.moving_points import Appearance, Moment, PointField, PointsConfig, Source, exactly, mean_spacing
+from loupe.frame_cache import FrameCache, nearest
+from loupe.images import HALF, Pixels, to_uint8
 from loupe.method import DECODER, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.perceptual import features_of_both, perceptual_distance, vgg19_for
 from loupe.scene import Level
@@ -245,28 +246,57 @@ class FourK4d:
         colour = seen.colour + (1 - seen.opacity)[..., None] * backdrop
         return Picture(colour.clamp(0, 1), seen.depth, seen.opacity)
 
+    @torch.no_grad()
+    def cache(self, frame: int) -> FrameCache:
+        """A frame that trained, made ready to play; any of its training photos may colour it."""
+        config = self._config
+        moment, appearance = self._whole(frame)
+        eyes = self._eyes(frame)[: len(appearance.rgb)]  # none if the recipe wants no photos
+        return FrameCache.of(moment, appearance, eyes, self._middle, config.sources, config.layers)
+
+    @torch.no_grad()
+    def clouds(self) -> Iterator[tuple[int, SizedCloud]]:
+        """The points of each frame. Colours: the blend of all photos of the frame that see a point, and the mean of the
+        harmonics over all directions."""
+        for frame in self._frames:
+            moment, appearance = self._whole(frame)
+            rgb = to_uint8(appearance.seen_from_all_around().cpu().numpy())
+            points, radius, density = (part.cpu().numpy() for part in moment[:3])
+            yield frame, SizedCloud(Cloud(points, rgb), radius, density)
+
+    def _whole(self, frame: int) -> tuple[Moment, Appearance]:
+        """The points of a frame, and what their colours are made of, all its photos among it."""
+        moment = self.field.at(self._frames.index(frame))
+        sources = [self._source(name) for name in self._names[frame]] if self._config.images else []
+        return moment, self.field.appearance(moment, sources, self._sights(moment, sources))
+
     def _take(self, positions: Sequence[Tensor], spacing: float) -> None:
         self.field = PointField(self._config, self._setting.space, positions, spacing).to(self._setting.device)
 
     def _render(self, moment: Moment, camera: Camera, sources: Sequence[Source]) -> Splatted:
-        layers = self._config.layers
-        sight = torch.stack([_sight(moment, source.camera, layers) for source in sources]) if sources else None
         eye = torch.tensor(camera.center, dtype=torch.float32, device=self._setting.device)
-        colours = self.field.colours(moment, eye, sources, sight)
-        return render_points(moment.points, colours, moment.radius, moment.density, camera, layers)
+        colours = self.field.colours(moment, eye, sources, self._sights(moment, sources))
+        return render_points(moment.points, colours, moment.radius, moment.density, camera, self._config.layers)
+
+    def _sights(self, moment: Moment, sources: Sequence[Source]) -> Bool[Tensor, "s n"] | None:
+        """Which photos see which points."""
+        seen = [_sight(moment, source.camera, self._config.layers) for source in sources]
+        return torch.stack(seen) if seen else None
 
     def _nearest(self, camera: Camera, frame: int) -> list[str]:
         """The training views of a frame, those first that look at the subject most nearly as `camera` does."""
-        scene, space = self._setting.scene, self._setting.space
-        middle = space.to_world(torch.full((1, 3), 0.5, dtype=torch.float64))[0].numpy()
+        order = nearest(self._eyes(frame), camera.center, self._middle)
+        return [self._names[frame][place] for place in order]
 
-        def towards(other: Camera) -> Array:
-            line = other.center - middle
-            return np.asarray(line / np.linalg.norm(line))
+    def _eyes(self, frame: int) -> Array:
+        """Where the training views of a frame were taken from, (s, 3)."""
+        scene = self._setting.scene
+        return np.stack([scene.camera(name, self._level).center for name in self._names[frame]])
 
-        own = towards(camera)
-        near = {name: float(towards(scene.camera(name, self._level)) @ own) for name in self._names[frame]}
-        return sorted(near, key=lambda name: -near[name])
+    @cached_property
+    def _middle(self) -> Array:
+        """Of the box, in the world."""
+        return self._setting.space.to_world(torch.full((1, 3), 0.5, dtype=torch.float64))[0].numpy()
 
     def _subject(self, name: str) -> Window:
         """The pixels of a view around its mask."""
