@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import vgg19
 
 from loupe.errors import InputError
-from loupe.nets.perceptual import load_vgg19, perceptual_distance
+from loupe.nets.perceptual import features_of_both, load_vgg19, perceptual_distance
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,17 @@ def test_distances_by_hand() -> None:
     apart = torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1)
     squared = 4 * (0.01 + 0.04 + 0.09) / 3 + 9 * 0.01
     absolute = 2 * (0.1 + 0.2 + 0.3) / 3 + 3 * 0.1
-    assert float(perceptual_distance(Halves(), true + apart, true)) == pytest.approx(squared, rel=1e-5)
-    assert float(perceptual_distance(Halves(), true + apart, true, "absolute")) == pytest.approx(absolute, rel=1e-5)
-    assert float(perceptual_distance(Halves(), true, true)) == 0
+    assert float(perceptual_distance(features_of_both(Halves(), true + apart, true))) == pytest.approx(
+        squared, rel=1e-5
+    )
+    layers = features_of_both(Halves(), true + apart, true)
+    assert float(perceptual_distance(layers, "absolute")) == pytest.approx(absolute, rel=1e-5)
+    assert float(perceptual_distance(features_of_both(Halves(), true, true))) == 0
 
 
 def test_only_what_was_made_learns_from_a_distance() -> None:
     made, true = (torch.rand(1, 3, 4, 6, requires_grad=True) for _ in range(2))
-    perceptual_distance(Halves(), made, true).backward()
+    perceptual_distance(features_of_both(Halves(), made, true)).backward()
     assert made.grad is not None
     assert true.grad is None
     expected = 2 * 4 * (made - true) / made.numel()
