@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -148,3 +151,26 @@ def test_films_have_even_sides(room: Setting, kind: str) -> None:
     film = film_cameras(room.scene, space, PathConfig(frames=4, width=33))
     assert len(film) == 4
     assert {(camera.width, camera.height) for camera in film} == {(32, 26)}
+
+
+FILM = """
+import sys
+from pathlib import Path
+import cv2
+import numpy as np
+from loupe.render import write_film
+random = np.random.default_rng(0)
+blotches = cv2.resize(random.integers(0, 256, (24, 32, 3)).astype(np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+picture = np.clip(blotches + random.integers(-20, 20, blotches.shape), 0, 255).astype(np.uint8)
+turns = [cv2.getRotationMatrix2D((320, 240), 1.5 * n, 0.5 + 0.02 * n) - [[0, 0, 160], [0, 0, 120]] for n in range(24)]
+write_film(Path(sys.argv[1]), (cv2.warpAffine(picture, turn, (320, 240)) for turn in turns), 12, lambda n: None)
+"""
+
+
+def test_a_film_hangs_on_nothing_that_memory_held_before(tmp_path: Path) -> None:
+    """glibc fills new memory with another byte in each process."""
+    films = [tmp_path / f"{fill}.mp4" for fill in (57, 114)]
+    for film in films:
+        environment = os.environ | {"MALLOC_PERTURB_": film.stem}
+        subprocess.run([sys.executable, "-c", FILM, str(film)], check=True, env=environment)
+    assert films[0].read_bytes() == films[1].read_bytes()
