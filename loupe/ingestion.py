@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -110,7 +110,7 @@ def ingest(
                 raise decoded
             decoded = decoded._replace(alpha=None) if subtracted else _with_mask(decoded, shot.mask)
             photo, small = _store(shot, decoded, config, out)
-            if reference is not None:
+            if config.seal > 1:
                 _seal(shot, decoded, config, reference)
         except Unusable as reason:
             left_out[str(shot)] = str(reason)
@@ -123,9 +123,7 @@ def ingest(
         looks.append(look(small, decoded.alpha))
         miniatures.append(miniature(thumbnail))
     if len(photos) < MIN_PHOTOS:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
-        where = f"{shots[0].file.parent}: " if shots else ""
-        raise InputError(f"{where}{len(photos)} of {len(shots)} photos are usable, need {MIN_PHOTOS} ({reasons})")
+        raise InputError(_too_few(shots, photos, left_out))
     if subtracted:
         photos = subtract(photos, out, say)
     content = {"format": 1, "photos": [asdict(photo) for photo in photos], "left_out": left_out}
@@ -133,11 +131,16 @@ def ingest(
     alike = _find_alike(photos, miniatures)
     _name_blurred(photos, say)
     _name_alike(alike, say)
-    if all_white := [photo.name for photo, seen in zip(photos, looks, strict=True) if seen.mask_is_white]:
-        say(f"{len(all_white)} masks are all white and say nothing, the first is that of {all_white[0]}")
+    _name_blank(photos, looks, say)
     if len(thumbnails) < len(photos):
         say(f"the contact sheet shows {len(thumbnails)} of {len(photos)} photos")
     return Ingested(photos, looks, left_out, alike, _contact_sheet(thumbnails))
+
+
+def _too_few(shots: Sequence[Shot], photos: Sequence[Photo], left_out: Mapping[str, str]) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no other found"
+    where = f"{shots[0].file.parent}: " if shots else ""
+    return f"{where}{len(photos)} of {len(shots)} photos are usable, need {MIN_PHOTOS} ({reasons})"
 
 
 def _refuse_clashes(shots: Sequence[Shot]) -> None:
@@ -252,8 +255,10 @@ def _store(shot: Shot, decoded: Decoded, config: IngestConfig, out: Path) -> tup
     return photo, small
 
 
-def _seal(shot: Shot, decoded: Decoded, config: IngestConfig, reference: Path) -> None:
+def _seal(shot: Shot, decoded: Decoded, config: IngestConfig, reference: Path | None) -> None:
     """Write what the photo would be if nothing were sealed, its mask as alpha."""
+    if reference is None:
+        raise ValueError("there is no folder for what is sealed")
     whole = config.shrink * config.seal
     height, width = (side // whole * config.seal for side in decoded.pixels.shape[:2])
     parts = [_colours(shot, decoded, config.shrink)]
@@ -323,6 +328,11 @@ def _name_alike(alike: Sequence[tuple[str, str]], say: Callable[[str], None]) ->
         more = ", ..." if len(alike) > _MOST_NAMED else ""
         count = "1 pair of photos looks" if len(alike) == 1 else f"{len(alike)} pairs of photos look"
         say(f"{count} the same: {named}{more}")
+
+
+def _name_blank(photos: Sequence[Photo], looks: Sequence[Look], say: Callable[[str], None]) -> None:
+    if all_white := [photo.name for photo, seen in zip(photos, looks, strict=True) if seen.mask_is_white]:
+        say(f"{len(all_white)} masks are all white and say nothing, the first is that of {all_white[0]}")
 
 
 def _contact_sheet(thumbnails: Sequence[Pixels], columns: int = 6) -> Pixels:

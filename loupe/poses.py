@@ -24,6 +24,7 @@ from loupe.scene import MaskUse, Points, Scene, View
 from loupe.sfm import Record, Say, attempt_of, lens_of, reconstruct, refine, triangulate
 from loupe.sources import LAYOUTS, recognise
 from loupe.sources.given import Given
+from loupe.split import SplitConfig, split_views
 from loupe.undistort import Lens, undistort
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 Level8 = Annotated[int, Field(ge=0, le=255)]
 
-_EVERY = 8
 # Less distortion than this, in pixels, is not worth resampling a picture for.
 _STRAIGHT_ENOUGH = 0.1
 _LEAST_POINTS = 10
@@ -56,17 +56,6 @@ class PosesConfig(SfmConfig):
         if source not in known:
             raise ValueError(f"{source!r} gives no cameras; known here: {', '.join(known)}")
         return source
-
-
-class SplitConfig(Config):
-    """Which views test: those named in `test`, or all of the `cameras` named, or the 1st and then `every` n-th in name
-    order; where nothing is said, those of the capture's own split, or every 8th. The others train, unless `train` names
-    them."""
-
-    every: int | None = Field(default=None, ge=2)
-    cameras: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
 
 
 class SceneConfig(Config):
@@ -117,11 +106,13 @@ def estimate_scene(
         InputError: given cameras are unusable, too few photos can be placed, or the split is.
     """
     folder, table = photos
-    name = recognise(capture) if poses.source == "auto" else {"sfm": "photos"}.get(poses.source, poses.source)
+    sealed = _is_sealed(table, scene.ratio)
+    layout = recognise(capture)
+    masks = mask_use(table, scene, LAYOUTS[layout].masks, say)
+    name = layout if poses.source == "auto" else {"sfm": "photos"}.get(poses.source, poses.source)
     give_cameras = LAYOUTS[name].cameras
     if give_cameras is None:
-        is_walk = LAYOUTS[recognise(capture)].is_walk
-        model, attempt = reconstruct(table, folder, is_walk, poses, say, record)
+        model, attempt = reconstruct(table, folder, LAYOUTS[layout].is_walk, poses, say, record)
         given = _estimated(model, table)
         source = f"pycolmap {attempt.rung}"
     else:
@@ -144,8 +135,6 @@ def estimate_scene(
     if unplaced:
         say(f"{len(unplaced)} of {len(table)} photos not placed: {', '.join(unplaced)}")
     train, test = split_views(given, scene.split)
-    masks = mask_use(views, table, scene, LAYOUTS[recognise(capture)].masks, say)
-    sealed = _is_sealed(table, scene.ratio)
     made = Scene(out, views, points, train, test, scene.ratio, source, masks, scene.backdrop, sealed)
     made.save()
     return Estimate(made, unplaced, attempt)
@@ -159,48 +148,18 @@ def _is_sealed(photos: Sequence[Photo], ratio: int) -> bool:
     return seal > 1
 
 
-def mask_use(
-    views: Sequence[View], photos: Sequence[Photo], config: SceneConfig, usual: MaskUse, say: Callable[[str], None]
-) -> MaskUse:
+def mask_use(photos: Sequence[Photo], config: SceneConfig, usual: MaskUse, say: Say) -> MaskUse:
     """What the masks mean; raises `InputError` where they are to be used and there are none."""
-    without = [view.name for view in views if not view.mask]
+    without = [photo.name for photo in photos if not photo.mask]
     if config.masks == "auto":
         use: MaskUse = "cut" if any(photo.transparent for photo in photos) else usual
     else:
         use = config.masks
-        if use != "carve" and len(without) == len(views):
+        if use != "carve" and len(without) == len(photos):
             raise InputError(f"scene.masks: {use}, but no photo has a mask; leave it at auto, or give masks")
     if use == "cut" and without:
-        say(f"{len(without)} of {len(views)} views have no mask and count as covered whole: {', '.join(without[:5])}")
+        say(f"{len(without)} of {len(photos)} photos have no mask and count as covered whole: {', '.join(without[:5])}")
     return use
-
-
-def split_views(given: Sequence[Given], split: SplitConfig) -> tuple[list[str], list[str]]:
-    """The names that train and the names that test, each in name order.
-
-    Raises:
-        InputError: fewer than two views train or none tests, a name is unknown, or one stands on both sides.
-    """
-    ordered = sorted(one.photo.name for one in given)
-    if unknown := sorted((set(split.test) | set(split.train)) - set(ordered)):
-        raise InputError(f"scene.split: no view is named {', '.join(unknown)}; it was left out or never was")
-    if unknown := sorted(set(split.cameras) - {one.photo.camera_id for one in given}):
-        raise InputError(f"scene.split: no camera is named {', '.join(unknown)}; it was left out or never was")
-    test = sorted(set(split.test)) if split.test else _tests(given, ordered, split)
-    train = sorted(set(split.train)) if split.train else [name for name in ordered if name not in set(test)]
-    if both := sorted(set(test) & set(train)):
-        raise InputError(f"scene.split: {', '.join(both)} would both train and test")
-    if len(train) < 2 or not test:
-        raise InputError(f"scene.split: {len(train)} views train and {len(test)} test, of {len(ordered)}; need 2 and 1")
-    return train, test
-
-
-def _tests(given: Sequence[Given], ordered: Sequence[str], split: SplitConfig) -> list[str]:
-    """The test views of the cameras held out, or every n-th view, or those of the capture's own split."""
-    if split.cameras:
-        return sorted(one.photo.name for one in given if one.photo.camera_id in split.cameras)
-    own = sorted(one.photo.name for one in given if one.part == "test")
-    return own if own and split.every is None else list(ordered[:: split.every or _EVERY])
 
 
 def depth_bounds(depths: Array, everything: Array) -> tuple[float, float] | None:

@@ -67,7 +67,7 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
     depth_scale = _FAR * max(scene.view(name).far for name in scene.test) / 65535
     total, pictures = len(scene.test) + len(film), {}
     for number, name in enumerate(scene.test, 1):
-        picture = method.render(scene.camera(name, "full"), _time_of(scene, name))
+        picture = method.render(scene.camera(name, "full"), scene.time(scene.view(name).frame))
         pictures[name] = pixels_of(picture)
         write_image(out / "test" / f"{name}.png", pictures[name])
         depth = np.clip(picture.depth.cpu().numpy() / depth_scale + 0.5, 0, 65535).astype(np.uint16)
@@ -169,9 +169,3 @@ def _trimmed(picture: Pixels) -> Pixels:
 def _even(camera: Camera) -> Camera:
     """H.264 wants even sides: the last row or column is left out."""
     return camera.cropped(0, 0, camera.width // 2 * 2, camera.height // 2 * 2)
-
-
-def _time_of(scene: Scene, name: str) -> float:
-    """When a view was taken, from 0 at the first frame to 1 at the last."""
-    last = max(view.frame for view in scene.views)
-    return scene.view(name).frame / last if last else 0.0

@@ -141,6 +141,11 @@ class Scene:
         """Whether its training views are of several moments."""
         return len({self.view(name).frame for name in self.train}) > 1
 
+    def time(self, frame: int) -> float:
+        """When a frame was taken: from 0 at the scene's first to 1 at its last; 0 where there is one only."""
+        first, last = (pick(view.frame for view in self.views) for pick in (min, max))
+        return (frame - first) / (last - first) if last > first else 0.0
+
     def view(self, name: str) -> View:
         """The view of that name; raises `InputError` if there is none."""
         if name not in self._by_name:

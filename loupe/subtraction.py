@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from loupe.background import Plate, clean_plate, foreground
 from loupe.errors import InputError
 from loupe.images import Pixels, read_image, write_image
+from loupe.photos import Photo, Shot
 
-if TYPE_CHECKING:
-    from loupe.photos import Photo, Shot
-
-Taken = TypeVar("Taken", "Photo", "Shot")
+Taken = TypeVar("Taken", Photo, Shot)
 
 MIN_FRAMES = 8
 _NEARLY_ALL = 0.95  # of a mask

@@ -33,7 +33,7 @@ def main() -> None:
         shots = LAYOUTS[recognise(given.capture)].shots(given.capture)
         given.out.mkdir(parents=True, exist_ok=True)
         given.reference.mkdir(parents=True, exist_ok=True)
-        made = ingest(shots, config, given.out, log.say, given.reference if config.seal > 1 else None)
+        made = ingest(shots, config, given.out, log.say, given.reference)
         # DVC warns of folders that hold nothing.
         (given.reference / "factor.txt").write_text(f"{config.seal}\n", encoding="ascii")
         log.picture("photos", made.contact_sheet)

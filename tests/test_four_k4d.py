@@ -482,7 +482,7 @@ def test_colours_come_from_photos_that_see_the_point(setting: Setting) -> None:
 
 def test_scenes_that_do_not_fit_are_refused(setting: Setting, room: Setting) -> None:
     scene = setting.scene
-    with pytest.raises(InputError, match="needs masks"):
+    with pytest.raises(InputError, match="needs masks of its subject"):
         FourK4d("encoder", recipe(), replace(room, points=setting.points))
     space = forward_space(scene.cameras(scene.train[:1], "low"), near=1.2)
     with pytest.raises(InputError, match="needs a bounded space"):
@@ -555,3 +555,26 @@ def test_the_recipes_are_valid() -> None:
         Joint.model_validate(content["joint"])
     whole = load_yaml(RECIPES / "four_k4d.yaml")
     assert Encoder.model_validate(whole["encoder"]).points == Encoder.model_validate({"fit": {"steps": 1}}).points
+
+
+def test_masks_that_say_where_to_look_show_no_subject(setting: Setting) -> None:
+    with pytest.raises(InputError, match=r"needs masks of its subject; see .*scene\.masks"):
+        make(replace(setting, scene=replace(setting.scene, masks="look")))
+
+
+def test_a_view_without_a_mask_neither_trains_nor_colours(setting: Setting) -> None:
+    """Its whole picture would pass for the subject; where masks cut, that is what it shows."""
+    bare = setting.scene.train[0]
+    views = [replace(view, mask=None) if view.name == bare else view for view in setting.scene.views]
+    carved = make(replace(setting, scene=replace(setting.scene, views=views)))
+    frame = setting.scene.view(bare).frame
+    camera = setting.scene.camera(bare, "low")
+    assert bare not in carved._nearest(camera, frame)
+    names = {setting.scene.camera(name, "low").center.tobytes(): name for name in setting.scene.train}
+    drawn = [batch_of(carved, seed) for seed in range(40)]
+    trained = {names[batch.camera.center.tobytes()] for batch in drawn if carved._frames[batch.moment] == frame}
+    camera_id = setting.scene.view(bare).camera_id
+    assert camera_id not in {setting.scene.view(name).camera_id for name in trained}
+    assert len(trained) > 2
+    cut = make(replace(setting, scene=replace(setting.scene, views=views, masks="cut")))
+    assert cut._nearest(camera, frame)[0] == bare

@@ -209,12 +209,8 @@ def test_a_white_subject_on_white_is_no_hole(cut: Setting, tmp_path: Path) -> No
     assert seen.colour.numpy()[share == 0].mean() > 0.97
 
 
-def photo(**values: Any) -> Photo:
-    return Photo("a", "a.png", 8, 8, 8, 8, 1, None, "", 0.0, 0.0, **values)
-
-
-def view(name: str, mask: str | None) -> View:
-    return View(name, Camera(8, 8, 9.0, 9.0, 4.0, 4.0, np.eye(4)), "x", 1.0, 2.0, mask=mask)
+def photo(name: str, **values: Any) -> Photo:
+    return Photo(name, f"{name}.png", 8, 8, 8, 8, 1, None, "", 0.0, 0.0, **values)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +226,12 @@ def view(name: str, mask: str | None) -> View:
 def test_what_masks_mean(wanted: str, transparent: bool, usual: MaskUse, expected: str) -> None:
     config = SceneConfig(masks=wanted)  # type: ignore[arg-type]
     said: list[str] = []
-    views = [view("a", "m.png"), view("b", None)]
-    assert mask_use(views, [photo(transparent=transparent)], config, usual, said.append) == expected
-    line = "1 of 2 views have no mask and count as covered whole: b"
+    photos = [photo("a", mask="m.png", transparent=transparent), photo("b")]
+    assert mask_use(photos, config, usual, said.append) == expected
+    line = "1 of 2 photos have no mask and count as covered whole: b"
     assert said == ([line] if expected == "cut" else [])
 
 
 def test_masks_that_are_not_there_cannot_cut() -> None:
     with pytest.raises(InputError, match=r"scene\.masks: cut, but no photo has a mask"):
-        mask_use([view("a", None)], [photo()], SceneConfig(masks="cut"), "carve", print)
+        mask_use([photo("a")], SceneConfig(masks="cut"), "carve", print)

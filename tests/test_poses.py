@@ -29,16 +29,15 @@ from loupe.poses import (
     Estimate,
     PosesConfig,
     SceneConfig,
-    SplitConfig,
     common_ball,
     depth_bounds,
     estimate_scene,
-    split_views,
 )
 from loupe.scene import Points, Scene
 from loupe.sources import llff, panoptic
 from loupe.sources.given import Given
 from loupe.sources.photos import shots
+from loupe.split import SplitConfig, split_views
 from loupe.undistort import Lens
 
 if TYPE_CHECKING:

@@ -198,3 +198,12 @@ def test_mean_pose_stands_amid_the_cameras() -> None:
     turned = replace(away, cam_from_world=np.diag([-1.0, 1.0, -1.0, 1.0]))
     with pytest.raises(InputError, match="opposite"):
         mean_pose([away, turned])
+
+
+def test_time_runs_from_the_first_frame_to_the_last(tmp_path: Path) -> None:
+    made = scene(tmp_path)
+    assert made.time(made.view("c").frame) == 1
+    views = [replace(view, frame=frame) for view, frame in zip(made.views, (4, 6, 12), strict=True)]
+    film = replace(made, views=views)
+    assert [film.time(frame) for frame in (4, 6, 12)] == [0, 0.25, 1]
+    assert replace(made, views=[replace(view, frame=7) for view in views]).time(7) == 0

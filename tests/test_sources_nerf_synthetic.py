@@ -15,8 +15,8 @@ from givencameras import HEIGHT, POINT, WIDTH, check_round_trip, import_all, pho
 from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.images import read_image
-from loupe.poses import SplitConfig, split_views
 from loupe.sources import nerf_synthetic, recognise
+from loupe.split import SplitConfig, split_views
 
 ANGLE = 0.9
 PARTS = {"train": [f"r_{number}" for number in range(4)], "test": ["r_0", "r_10"], "val": ["r_0"]}

@@ -26,8 +26,8 @@ from givencameras import (
 from loupe.camera import Array
 from loupe.errors import InputError
 from loupe.images import read_image, write_image
-from loupe.poses import SplitConfig, split_views
 from loupe.sources import nerfstudio, recognise
+from loupe.split import SplitConfig, split_views
 
 SIZE = {"w": WIDTH, "h": HEIGHT}
 PINHOLE = {**SIZE, "fl_x": 71.0, "fl_y": 74.0, "cx": 40.2, "cy": 31.1}

@@ -18,10 +18,11 @@ from loupe.method import Recipe, Setting
 from loupe.methods import METHODS
 from loupe.occupancy import Occupancy
 from loupe.photos import Shot
-from loupe.poses import PosesConfig, SceneConfig, SplitConfig, estimate_scene
+from loupe.poses import PosesConfig, SceneConfig, estimate_scene
 from loupe.scene import Scene
 from loupe.sources import LAYOUTS
 from loupe.space import Space
+from loupe.split import SplitConfig
 from loupe.tiles import Tiles, write_tiles
 from loupe.truth import true_picture
 from loupe.undistort import Lens

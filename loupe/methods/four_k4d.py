@@ -120,10 +120,13 @@ class FourK4d:
         scene = setting.scene
         if setting.space.kind != "bounded":
             raise InputError(f"{scene.folder}: 4K4D needs a bounded space; set space.kind")
-        if not any(view.mask for view in scene.views):
-            raise InputError(f"{scene.folder}: 4K4D needs masks; see ingest.masks")
-        self._frames = sorted({scene.view(name).frame for name in scene.train})
-        self._names = {frame: [n for n in scene.train if scene.view(n).frame == frame] for frame in self._frames}
+        # A view without a mask says nothing of where the subject is, but where masks cut: there it is all that shows.
+        self._train = [name for name in scene.train if scene.masks == "cut" or scene.view(name).mask]
+        if scene.masks == "look" or not any(scene.view(name).mask for name in self._train):
+            raise InputError(f"{scene.folder}: 4K4D needs masks of its subject; see ingest.masks and scene.masks")
+        self._frames = sorted({scene.view(name).frame for name in self._train})
+        self._times = [scene.time(frame) for frame in self._frames]
+        self._names = {frame: [n for n in self._train if scene.view(n).frame == frame] for frame in self._frames}
         alone = [frame for frame, names in self._names.items() if len(names) < 2]
         if alone and self._config.images:
             raise InputError(
@@ -179,7 +182,7 @@ class FourK4d:
     def batch(self, segment: Segment, step: int, generator: torch.Generator) -> FourK4dBatch:
         """A training view, as many of its pixels around the subject as a step takes, and photos of the same moment."""
         scene, device = self._setting.scene, self._setting.device
-        name = scene.train[_draw(len(scene.train), generator)]
+        name = self._train[_draw(len(self._train), generator)]
         frame = scene.view(name).frame
         window = _part(self._subject(name), self._fit.size, generator)
         camera = scene.camera(name, self._level).cropped(*window)
@@ -236,11 +239,10 @@ class FourK4d:
     @torch.no_grad()
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera` at the frame nearest to `time`, over the scene's backdrop."""
-        last = max(view.frame for view in self._setting.scene.views) or 1
-        index = min(range(len(self._frames)), key=lambda place: abs(self._frames[place] / last - time))
+        index = min(range(len(self._times)), key=lambda place: abs(self._times[place] - time))
         part = camera.cropped(*window) if window else camera
-        nearest = self._nearest(camera, self._frames[index])[: self._config.sources]
-        sources = [self._source(name) for name in nearest] if self._config.images else []
+        names = self._nearest(camera, self._frames[index])[: self._config.sources]
+        sources = [self._source(name) for name in names] if self._config.images else []
         seen = self._render(self.field.at(index), part, sources)
         backdrop = seen.colour.new_tensor(self._setting.scene.backdrop) / 255
         colour = seen.colour + (1 - seen.opacity)[..., None] * backdrop
