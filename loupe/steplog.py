@@ -15,7 +15,8 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,15 @@ class Log:
         self._append("log.txt", text)
 
     def _append(self, name: str, line: str) -> None:
-        with open(self.folder / name, "a", encoding="utf8") as file:
+        with _unless_removed(self.folder), open(self.folder / name, "a", encoding="utf8") as file:
             file.write(line + "\n")
 
     def save(self) -> None:
         """Write `run.json`, whole or not at all."""
         unfinished = self.folder / "run.json.part"
-        unfinished.write_text(json.dumps(without_secrets(self.facts), indent=1) + "\n", encoding="utf8")
-        os.replace(unfinished, self.folder / "run.json")
+        with _unless_removed(self.folder):
+            unfinished.write_text(json.dumps(without_secrets(self.facts), indent=1) + "\n", encoding="utf8")
+            os.replace(unfinished, self.folder / "run.json")
 
     def close(self, status: str) -> None:
         """Write down how the step ended."""
@@ -97,6 +99,16 @@ class Log:
         self.facts["status"] = status
         self.facts |= _machine() | {"peak_memory_mb": round(peak_memory_mb(), 1), "peak_gpu_mb": peak_gpu_mb()}
         self.save()
+
+
+@contextmanager
+def _unless_removed(folder: Path) -> Iterator[None]:
+    """A workflow that is taken down removes what is not finished, this log too, while a training still saves."""
+    try:
+        yield
+    except FileNotFoundError:
+        if folder.is_dir():
+            raise
 
 
 def _clear(folder: Path) -> None:

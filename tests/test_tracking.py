@@ -130,6 +130,23 @@ def test_an_older_log_is_replaced_and_never_written_through(tmp_path: Path) -> N
     assert not list(log.glob("*.html"))
 
 
+def test_a_step_whose_log_is_removed_ends_as_it_would(tmp_path: Path) -> None:
+    """Snakemake removes what a job that it takes down has not finished, while the step in it saves."""
+    folder = tmp_path / "log"
+
+    def end() -> None:
+        with tracking.step("fit", "a.b", folder) as log:
+            shutil.rmtree(folder)
+            log.say("saved")
+            log.scalars(1, {"loss": 1.0})
+            raise SystemExit(REQUEUE)
+
+    with pytest.raises(SystemExit) as ended:
+        end()
+    assert ended.value.code == REQUEUE
+    assert not folder.exists()
+
+
 def test_what_the_library_logs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with tracking.step("fit_encoder", "demo", tmp_path):
         logging.getLogger("loupe.checkpoint").warning("%s is damaged", "x")
