@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loupe.camera import Array, Camera
+from loupe.camera import Camera
 from loupe.errors import InputError
 from loupe.images import Pixels
 from loupe.space import Space
-from loupe.sweep import Sweep
+from loupe.sweep import Sweep, found_at
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -34,14 +34,21 @@ class Cloud(NamedTuple):
     @classmethod
     def load(cls, path: Path) -> Cloud:
         """The points in a PLY file that `save` wrote; raises `InputError` if there is none, or it is damaged."""
+        return cls.load_with(path, ())[0]
+
+    @classmethod
+    def load_with(cls, path: Path, more: Sequence[str]) -> tuple[Cloud, NDArray[np.float32]]:
+        """The same, and further properties of the points (n, m)."""
         from plyfile import PlyData, PlyElementParseError, PlyHeaderParseError
 
         try:
             rows = PlyData.read(str(path))["vertex"]
-            return cls(
+            cloud = cls(
                 np.stack([rows[axis] for axis in "xyz"], 1).astype(np.float32),
                 np.stack([rows[name] for name in _COLOURS], 1).astype(np.uint8),
             )
+            columns = [np.asarray(rows[name], np.float32) for name in more]
+            return cloud, np.stack(columns, 1) if more else np.zeros((len(cloud.xyz), 0), np.float32)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; run carve_space first, with masks") from None
         except (PlyElementParseError, PlyHeaderParseError, KeyError, ValueError) as error:
@@ -120,16 +127,8 @@ def surface_cloud(pictures: Sequence[Pixels], sweeps: Sequence[Sweep], neighbour
         points = sweep.camera.unproject(pixels, 1 / sweep.best[known].astype(np.float64))
         agreeing = np.zeros(len(points), int)
         for other in around:
-            agreeing += _agrees(sweeps[other], points)
+            found = sweeps[other]
+            agreeing += found_at(found.camera, found.best, points, _TOLERANCE * found.step)
         clouds.append(points[agreeing >= _AGREEING])
         colours.append(picture[known][agreeing >= _AGREEING])
     return Cloud(np.concatenate(clouds).astype(np.float32), np.concatenate(colours))
-
-
-def _agrees(sweep: Sweep, points: Array) -> NDArray[np.bool_]:
-    """Whether a sweep finds its surface where points (n, 3) lie."""
-    pixels, depth = sweep.camera.project(points)
-    inside = (depth > 0) & (pixels >= 0).all(1) & (pixels < (sweep.camera.width, sweep.camera.height)).all(1)
-    columns, rows = pixels[inside].astype(int).T
-    inside[inside] = np.abs(sweep.best[rows, columns] - 1 / depth[inside]) <= _TOLERANCE * sweep.step
-    return inside

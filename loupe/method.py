@@ -44,6 +44,7 @@ class Setting:
         device: where the method keeps its tensors.
         points: the folder of the points that the carving found at each frame of a scene that moves, `<frame>.ply`.
         sources: the training pixels while rendering, for methods that take colours from photos.
+        surroundings: the folder of what stands still around the subject of masks; None where nothing was looked for.
     """
 
     scene: Scene
@@ -53,6 +54,7 @@ class Setting:
     device: torch.device | str = "cpu"
     points: Path | None = None
     sources: Tiles | None = None
+    surroundings: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def carve_space(scene: Scene, tiles: Tiles, config: CarveConfig) -> Carved:
         )
     space = choose_space(scene, config)
     names = evenly(scene.train, config.views)
-    pictures = [_working_picture(tiles.image(name, "low"), config.picture) for name in names]
+    pictures = [working_picture(tiles.image(name, "low"), config.picture) for name in names]
     cameras = [
         scene.camera(name, "low").resized(picture.shape[1], picture.shape[0])
         for name, picture in zip(names, pictures, strict=True)
@@ -261,7 +261,8 @@ def grid_shape(space: Space, resolution: int) -> tuple[int, int, int]:
     return int(counts[0]), int(counts[1]), int(counts[2])
 
 
-def _working_picture(picture: Pixels, longest: int) -> Pixels:
+def working_picture(picture: Pixels, longest: int) -> Pixels:
+    """The picture, or an area average of it whose longest side is so long."""
     height, width = picture.shape[:2]
     scale = longest / max(height, width)
     if scale >= 1:

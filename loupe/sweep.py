@@ -48,6 +48,7 @@ class Sweep:
         first: (h, w) inverse depth; what is nearer than it and not beyond the limit is empty. Infinite where any depth
             would do.
         best: (h, w) inverse depth of the likeliest surface.
+        match: (h, w) the correlation there, up to 1; where nothing can be matched it is low whatever `best` is.
         step: inverse depth from plane to plane; 0 for a view without neighbours.
     """
 
@@ -56,6 +57,7 @@ class Sweep:
     limit: Grey
     first: Grey
     best: Grey
+    match: Grey
     step: float
 
 
@@ -100,6 +102,15 @@ def choose_neighbours(cameras: Sequence[Camera], middles: Sequence[float]) -> li
     return chosen
 
 
+def found_at(camera: Camera, inverse_depth: Grey, points: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Whether a view's map of inverse depth has a surface where points (n, 3) lie."""
+    pixels, depth = camera.project(points)
+    found = (depth > 0) & ((pixels >= 0) & (pixels < (camera.width, camera.height))).all(1)
+    columns, rows = pixels[found].astype(int).T
+    found[found] = np.abs(inverse_depth[rows, columns] - 1 / depth[found]) <= tolerance
+    return found
+
+
 def _sees(camera: Camera, point: Array) -> bool:
     pixel, depth = camera.project(point[None])
     return bool(depth[0] > 0 and (pixel[0] >= 0).all() and (pixel[0] < (camera.width, camera.height)).all())
@@ -111,18 +122,20 @@ def _grey(picture: Pixels) -> Grey:
 
 def _sweep_one(grey: Grey, camera: Camera, around: Sequence[tuple[Grey, Camera]], near: float, slack: float) -> Sweep:
     if len(around) < 2:
-        return Sweep(camera, 1 / near, np.zeros_like(grey), np.full_like(grey, np.inf), np.zeros_like(grey), 0.0)
+        zeros = np.zeros_like(grey)
+        return Sweep(camera, 1 / near, zeros, np.full_like(grey, np.inf), zeros, zeros, 0.0)
     planes = _planes(camera, [other for _, other in around], near)
     cost, unseen = _matching_cost(grey, camera, around, planes)
-    cost = _smooth(cost)
+    raw, cost = cost, _smooth(cost)
     first = (cost <= cost.min(2, keepdims=True) + slack).argmax(2).astype(np.float32)
     # A window across an edge takes the depth of either side: the nearer one within a pixel counts, less a plane.
     first = cv2.erode(first, np.ones((3, 3), np.uint8)) - 1
     step = float(planes[0] - planes[1])
     reach = np.where(first > 0, planes[0] - first * step, np.inf)
     limit = np.where(unseen.all(2), 0, planes[unseen.argmin(2)]).astype(np.float32)
-    best = planes[cost.argmin(2)].astype(np.float32)
-    return Sweep(camera, 1 / near, limit, reach.astype(np.float32), best, step)
+    likeliest = cost.argmin(2)
+    match = 1 - np.take_along_axis(raw, likeliest[..., None], 2)[..., 0]
+    return Sweep(camera, 1 / near, limit, reach.astype(np.float32), planes[likeliest].astype(np.float32), match, step)
 
 
 def _planes(camera: Camera, others: Sequence[Camera], near: float) -> Array:

@@ -27,6 +27,7 @@ from loupe.metrics import psnr
 from loupe.occupancy import Occupancy
 from loupe.scene import Level, Scene
 from loupe.space import Space
+from loupe.surroundings import SURROUNDINGS
 from loupe.tiles import Tiles
 from loupe.training import Report, fit
 
@@ -95,6 +96,7 @@ class Model:
 
 def load_setting(scene: Path, space: Path, tiles: Path | None = None, sources: Path | None = None) -> Setting:
     """The folders that the steps before have made, on the best device there is."""
+    surroundings = space / SURROUNDINGS
     return Setting(
         Scene.load(scene),
         Space.load(space / "space.json"),
@@ -103,6 +105,7 @@ def load_setting(scene: Path, space: Path, tiles: Path | None = None, sources: P
         "cuda" if torch.cuda.is_available() else "cpu",
         space / "points",
         Tiles(sources) if sources else None,
+        surroundings if surroundings.is_dir() else None,
     )
 
 

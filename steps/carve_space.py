@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from loupe import tracking
@@ -10,9 +11,11 @@ from loupe.config import read_section
 from loupe.occupancy import CarveConfig, carve_space
 from loupe.scene import Scene
 from loupe.silhouettes import carve_masks
+from loupe.steplog import Log
+from loupe.surroundings import SURROUNDINGS, find_surroundings
 from loupe.tiles import Tiles
 
-VERSION = 3
+VERSION = 4
 
 
 def main() -> None:
@@ -37,9 +40,24 @@ def main() -> None:
         made = carve_masks(scene, tiles, config, log.say) if by_masks else carve_space(scene, tiles, config)
         given.out.mkdir(parents=True, exist_ok=True)
         made.save(given.out)
+        if by_masks and scene.masks == "carve":
+            _look_around(scene, tiles, config, given.out / SURROUNDINGS, log)
         log.picture("points", made.cloud.drawn(scene.camera(scene.test[0], "low")))
         log.summary({"kind": made.space.kind, "occupied": made.occupancy.share, "points": len(made.cloud.xyz)})
         log.say(f"{made.space.kind} space, {made.occupancy.share:.1%} occupied, {len(made.cloud.xyz)} points")
+
+
+def _look_around(scene: Scene, tiles: Tiles, config: CarveConfig, out: Path, log: Log) -> None:
+    """What stands still around the subject, and a picture of it."""
+    found = find_surroundings(scene, tiles, config, out)
+    if found is None:
+        shutil.rmtree(out)
+        log.say("the clean plates have no surface in common: what is around the subject stays unknown")
+        return
+    found.save(out)
+    log.picture("surroundings", found.cloud.drawn(scene.camera(scene.test[0], "low")))
+    log.summary({"surroundings": len(found.cloud.xyz), "stands": len(found.gains)})
+    log.say(f"{len(found.cloud.xyz)} points around the subject, by the clean plates of {len(found.gains)} stands")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from loupe.metrics import psnr
 from loupe.scene import Scene
 from loupe.scoring import nearest_view
 from loupe.space import forward_space
-from loupe.tiles import Tiles, cut_tiles
+from loupe.surroundings import Surroundings
+from loupe.tiles import Tiles, cut_tiles, write_tiles
 from loupe.training import fit
 
 PLANES = {"base": 8, "levels": 2, "channels": 4, "table": 512}
@@ -578,3 +579,35 @@ def test_a_view_without_a_mask_neither_trains_nor_colours(setting: Setting) -> N
     assert len(trained) > 2
     cut = make(replace(setting, scene=replace(setting.scene, views=views, masks="cut")))
     assert cut._nearest(camera, frame)[0] == bare
+
+
+def test_the_subject_stands_before_its_surroundings(setting: Setting, tmp_path: Path) -> None:
+    """A red ball of sky around it all, in the plates of three cameras."""
+    random = np.random.default_rng(0)
+    away = random.normal(size=(6000, 3))
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    cloud = Cloud((9 * away).astype(np.float32), np.zeros((6000, 3), np.uint8))
+    names = [name for name in setting.scene.train if name.endswith("_000000")]
+    red = np.full((36, 48, 3), (200, 40, 60), np.uint8)
+    (tmp_path / "plates").mkdir()
+    write_tiles(tmp_path / "plates", [(name, red) for name in names], 2, lambda _: None)
+    gains = {name: np.ones(3) for name in names}
+    Surroundings(cloud, -away.astype(np.float32), 0.35, 5.0, gains, Tiles(tmp_path / "plates")).save(tmp_path)
+    alone, within = make(setting), make(replace(setting, surroundings=tmp_path))
+    within.load_state(alone.state())
+    # It looks where others look, too.
+    camera = setting.scene.camera(setting.scene.train[0], "full")
+    before, after = alone.render(camera, 0.0), within.render(camera, 0.0)
+    share = before.opacity[..., None]
+    seen = (after.opacity > 0.99) & (before.opacity < 0.999)
+    assert seen.float().mean() > 0.5
+    sky = torch.tensor([200.0, 40.0, 60.0]) / 255
+    expected = before.colour - (1 - share) * torch.tensor(setting.scene.backdrop) / 255 + (1 - share) * sky
+    torch.testing.assert_close(after.colour[seen], expected[seen], atol=0.01, rtol=0)
+    beside = seen & (before.opacity == 0)
+    # The ball's surface; a pixel's depth is that along the axis.
+    assert ((after.depth[beside] > 6.5) & (after.depth[beside] < 13.5)).all()
+    solid = before.opacity > 0.6
+    torch.testing.assert_close(after.depth[solid], before.depth[solid])
+    part = Window(10, 6, 20, 17)
+    torch.testing.assert_close(within.render(camera, 0.0, part).colour, after.colour[6:23, 10:30], atol=0.02, rtol=0)

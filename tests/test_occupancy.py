@@ -153,7 +153,7 @@ def test_votes_against_a_loop() -> None:
         first = rng.uniform(0.2, 0.5, (72, 96)).astype(np.float32)
         first[rng.random((72, 96)) < 0.2] = np.inf
         limit = rng.uniform(0.25, 0.6, (72, 96)).astype(np.float32)
-        sweeps.append(Sweep(camera, 0.45, limit, first, first, 0.01))
+        sweeps.append(Sweep(camera, 0.45, limit, first, first, np.ones_like(first), 0.01))
     shape = (5, 6, 7)
     watching, through = view_votes(voxels_of(space, shape, slice(0, 5)), sweeps)
     half = np.array([1.0, 1.0, 1.5]) / shape
@@ -177,7 +177,7 @@ def test_votes_against_a_loop() -> None:
 def far_sight() -> Sweep:
     """A view that looks through everything up to z-depth 100."""
     far = np.full((72, 96), 0.01, np.float32)
-    return Sweep(arc()[5], 10.0, np.full_like(far, np.inf), far, far, 0.01)
+    return Sweep(arc()[5], 10.0, np.full_like(far, np.inf), far, far, np.ones_like(far), 0.01)
 
 
 def test_seeds_stay_whatever_the_sweeps_say() -> None:

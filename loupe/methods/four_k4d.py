@@ -31,10 +31,12 @@ from loupe.errors import InputError
 from loupe.fields.moving_points import Appearance, Moment, PointField, PointsConfig, Source, exactly, mean_spacing
 from loupe.frame_cache import FrameCache, nearest
 from loupe.images import HALF, Pixels, to_uint8
+from loupe.lumigraph import Lumigraph
 from loupe.method import DECODER, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.perceptual import features_of_both, perceptual_distance, vgg19_for
 from loupe.scene import Level
 from loupe.splat import Splatted, render_points, visible
+from loupe.surroundings import Surroundings
 from loupe.tiles import Tiles
 
 if TYPE_CHECKING:
@@ -238,12 +240,15 @@ class FourK4d:
 
     @torch.no_grad()
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
-        """The view of `camera` at the frame nearest to `time`, over the scene's backdrop."""
+        """The view of `camera` at the frame nearest to `time`: the subject before its surroundings, as far as they are
+        known, and both before the scene's backdrop."""
         index = min(range(len(self._times)), key=lambda place: abs(self._times[place] - time))
         part = camera.cropped(*window) if window else camera
         names = self._nearest(camera, self._frames[index])[: self._config.sources]
         sources = [self._source(name) for name in names] if self._config.images else []
         seen = self._render(self.field.at(index), part, sources)
+        if self._surroundings:
+            seen = _before(seen, self._surroundings.seen_from(camera, window))
         backdrop = seen.colour.new_tensor(self._setting.scene.backdrop) / 255
         colour = seen.colour + (1 - seen.opacity)[..., None] * backdrop
         return Picture(colour.clamp(0, 1), seen.depth, seen.opacity)
@@ -340,6 +345,11 @@ class FourK4d:
         return tiles
 
     @cached_property
+    def _surroundings(self) -> Lumigraph | None:
+        folder = self._setting.surroundings
+        return Lumigraph(Surroundings.load(folder), self._setting.scene, self._setting.device) if folder else None
+
+    @cached_property
     def _vgg(self) -> nn.Module:
         return vgg19_for(f"{self._phase}.fit.weights.perceptual").to(self._setting.device)
 
@@ -348,6 +358,13 @@ def soft_overlap(made: Float[Tensor, "h w"], true: Float[Tensor, "h w"]) -> Floa
     """The intersection of two masks with values in [0, 1] over their union: 1 where they are the same and binary."""
     both = (made * true).sum()
     return both / (made + true - made * true).sum().clamp(min=1e-6)
+
+
+def _before(front: Splatted, back: Picture) -> Splatted:
+    """One picture over another, both premultiplied; depth is that of the one that counts for more."""
+    left = 1 - front.opacity
+    depth = torch.where(front.opacity > left * back.opacity, front.depth, back.depth)
+    return Splatted(front.colour + left[..., None] * back.colour, front.opacity + left * back.opacity, depth)
 
 
 def _sight(moment: Moment, camera: Camera, layers: int) -> Bool[Tensor, " n"]:
