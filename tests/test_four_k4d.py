@@ -12,6 +12,7 @@ import pytest
 import torch
 from duet import FRAMES, WALL, Film
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from loupe.camera import Camera
 from loupe.cloud import Cloud
@@ -471,7 +472,10 @@ def test_colours_come_from_photos_that_see_the_point(setting: Setting) -> None:
         pose[2, 3] = 3
         cameras.append(Camera(64, 48, 100.0, 100.0, 32.0, 24.0, pose))
     colours = torch.eye(3)[:2]
-    sources = [Source(c[:, None, None].expand(3, 48, 64), camera) for c, camera in zip(colours, cameras, strict=True)]
+    sources = [
+        Source(c[:, None, None].expand(3, 48, 64), torch.ones(48, 64), camera)
+        for c, camera in zip(colours, cameras, strict=True)
+    ]
     for camera, colour in zip(cameras, colours, strict=True):
         seen = method._render(moment, camera, sources)
         inner = seen.colour[18:30, 26:38] / seen.opacity[18:30, 26:38, None]
@@ -611,3 +615,23 @@ def test_the_subject_stands_before_its_surroundings(setting: Setting, tmp_path: 
     torch.testing.assert_close(after.depth[solid], before.depth[solid])
     part = Window(10, 6, 20, 17)
     torch.testing.assert_close(within.render(camera, 0.0, part).colour, after.colour[6:23, 10:30], atol=0.02, rtol=0)
+
+
+def test_a_photo_colours_what_its_mask_covers(setting: Setting) -> None:
+    """Beyond it the photo shows something else, which stands there in black."""
+    made = make(setting, sources=3)
+    moment = made.field.at(0)
+    names = made._names[0][:3]
+    sources = [made._source(name) for name in names]
+    seen = made._sights(moment, sources)
+    assert seen is not None
+    all_along = torch.stack([_sight(moment, source.camera, made._config.layers) for source in sources])
+    for source, one, whole in zip(sources, seen, all_along, strict=True):
+        pixels, _ = source.camera.project(moment.points.detach().double().numpy())
+        column, row = pixels.astype(int).clip(0, [source.camera.width - 1, source.camera.height - 1]).T
+        mask = source.mask[None, None]
+        # A mask is looked up between its pixels.
+        within, around = -max_pool2d(-mask, 3, 1, 1)[0, 0], max_pool2d(mask, 3, 1, 1)[0, 0]
+        assert not (one & (around[row, column] == 0)).any()
+        assert (one == whole)[within[row, column] == 1].all()
+    assert seen.sum() < all_along.sum()

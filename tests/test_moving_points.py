@@ -30,7 +30,8 @@ def field(frames: int = 3, **changes: Any) -> PointField:
 
 def plain_source(colour: Tensor, across: float = 0.0) -> Source:
     camera = room_camera(across, 0.0)
-    return Source(colour[:, None, None].expand(3, camera.height, camera.width), camera)
+    size = camera.height, camera.width
+    return Source(colour[:, None, None].expand(3, *size), torch.ones(size), camera)
 
 
 def test_points_look_where_the_camera_projects_them() -> None:

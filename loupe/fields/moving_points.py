@@ -75,10 +75,16 @@ class Moment(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A photo to take colours from: `picture` (3, h, w) in [0, 1], and the camera over it."""
+    """A photo to take colours from: `picture` (3, h, w) in [0, 1] over black, the subject's `mask` (h, w), and the
+    camera over both."""
 
     picture: Float[Tensor, "3 h w"]
+    mask: Float[Tensor, "h w"]
     camera: Camera
+
+    def covers(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        """Which points the mask covers: beyond it the photo shows something else."""
+        return _looked_up(self.mask[None], points, self.camera)[:, 0] > 0.5
 
 
 class Appearance(NamedTuple):

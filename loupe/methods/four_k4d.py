@@ -287,7 +287,8 @@ class FourK4d:
 
     def _sights(self, moment: Moment, sources: Sequence[Source]) -> Bool[Tensor, "s n"] | None:
         """Which photos see which points."""
-        seen = [_sight(moment, source.camera, self._config.layers) for source in sources]
+        points = moment.points.detach()
+        seen = [_sight(moment, source.camera, self._config.layers) & source.covers(points) for source in sources]
         return torch.stack(seen) if seen else None
 
     def _nearest(self, camera: Camera, frame: int) -> list[str]:
@@ -334,8 +335,8 @@ class FourK4d:
 
     def _source(self, name: str) -> Source:
         window = self._subject(name)
-        picture, _ = self._cut(name, window)
-        return Source(picture.movedim(-1, 0), self._setting.scene.camera(name, self._level).cropped(*window))
+        picture, mask = self._cut(name, window)
+        return Source(picture.movedim(-1, 0), mask, self._setting.scene.camera(name, self._level).cropped(*window))
 
     @cached_property
     def _tiles(self) -> Tiles:
