@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import checkpoint, tracking
 from loupe.trial import load_setting, read_recipe, sample, train_phase
 
-VERSION = 3
+VERSION = 4
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.render import RenderConfig, render_views
 from loupe.trial import Model, load_setting
 
-VERSION = 5
+VERSION = 6
 
 
 def main() -> None:

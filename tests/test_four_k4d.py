@@ -309,7 +309,8 @@ def test_every_term_counts_by_its_weight(setting: Setting, monkeypatch: pytest.M
 def test_the_colour_term_is_the_error_before_what_stands_behind(setting: Setting) -> None:
     method = make(setting)
     batch = batch_of(method)
-    seen = method._render(method.field.at(batch.moment), batch.camera, batch.sources)
+    moment = method.field.at(batch.moment)
+    seen = method._render(moment, batch.camera, batch.sources, method._sights(moment, batch.sources))
     made = seen.colour + (1 - seen.opacity)[..., None] * batch.behind
     true = batch.picture + (1 - batch.mask)[..., None] * batch.behind
     loss = method.losses(batch, method.segments()[0])["points"]["colour"].detach()
@@ -477,7 +478,7 @@ def test_colours_come_from_photos_that_see_the_point(setting: Setting) -> None:
         for c, camera in zip(colours, cameras, strict=True)
     ]
     for camera, colour in zip(cameras, colours, strict=True):
-        seen = method._render(moment, camera, sources)
+        seen = method._render(moment, camera, sources, method._sights(moment, sources))
         inner = seen.colour[18:30, 26:38] / seen.opacity[18:30, 26:38, None]
         torch.testing.assert_close(inner, colour.expand(12, 12, 3), rtol=0, atol=0.1)
 
@@ -623,9 +624,9 @@ def test_a_photo_colours_what_its_mask_covers(setting: Setting) -> None:
     moment = made.field.at(0)
     names = made._names[0][:3]
     sources = [made._source(name) for name in names]
-    seen = made._sights(moment, sources)
+    seen, all_along = made._covered_sights(moment, sources), made._sights(moment, sources)
     assert seen is not None
-    all_along = torch.stack([_sight(moment, source.camera, made._config.layers) for source in sources])
+    assert all_along is not None
     for source, one, whole in zip(sources, seen, all_along, strict=True):
         pixels, _ = source.camera.project(moment.points.detach().double().numpy())
         column, row = pixels.astype(int).clip(0, [source.camera.width - 1, source.camera.height - 1]).T

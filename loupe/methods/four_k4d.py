@@ -200,7 +200,7 @@ class FourK4d:
         """The paper's colour, perceptual and mask terms, weighted."""
         weights = self._fit.weights
         moment = self.field.at(batch.moment)
-        seen = self._render(moment, batch.camera, batch.sources)
+        seen = self._render(moment, batch.camera, batch.sources, self._sights(moment, batch.sources))
         made = seen.colour + (1 - seen.opacity)[..., None] * batch.behind
         true = batch.picture + (1 - batch.mask)[..., None] * batch.behind
         terms = {"colour": weights.colour * (made - true).square().mean()}
@@ -246,7 +246,8 @@ class FourK4d:
         part = camera.cropped(*window) if window else camera
         names = self._nearest(camera, self._frames[index])[: self._config.sources]
         sources = [self._source(name) for name in names] if self._config.images else []
-        seen = self._render(self.field.at(index), part, sources)
+        moment = self.field.at(index)
+        seen = self._render(moment, part, sources, self._covered_sights(moment, sources))
         if self._surroundings:
             seen = _before(seen, self._surroundings.seen_from(camera, window))
         backdrop = seen.colour.new_tensor(self._setting.scene.backdrop) / 255
@@ -275,21 +276,30 @@ class FourK4d:
         """The points of a frame, and what their colours are made of, all its photos among it."""
         moment = self.field.at(self._frames.index(frame))
         sources = [self._source(name) for name in self._names[frame]] if self._config.images else []
-        return moment, self.field.appearance(moment, sources, self._sights(moment, sources))
+        return moment, self.field.appearance(moment, sources, self._covered_sights(moment, sources))
 
     def _take(self, positions: Sequence[Tensor], spacing: float) -> None:
         self.field = PointField(self._config, self._setting.space, positions, spacing).to(self._setting.device)
 
-    def _render(self, moment: Moment, camera: Camera, sources: Sequence[Source]) -> Splatted:
+    def _render(
+        self, moment: Moment, camera: Camera, sources: Sequence[Source], sights: Bool[Tensor, "s n"] | None
+    ) -> Splatted:
         eye = torch.tensor(camera.center, dtype=torch.float32, device=self._setting.device)
-        colours = self.field.colours(moment, eye, sources, self._sights(moment, sources))
+        colours = self.field.colours(moment, eye, sources, sights)
         return render_points(moment.points, colours, moment.radius, moment.density, camera, self._config.layers)
 
     def _sights(self, moment: Moment, sources: Sequence[Source]) -> Bool[Tensor, "s n"] | None:
         """Which photos see which points."""
-        points = moment.points.detach()
-        seen = [_sight(moment, source.camera, self._config.layers) & source.covers(points) for source in sources]
+        seen = [_sight(moment, source.camera, self._config.layers) for source in sources]
         return torch.stack(seen) if seen else None
+
+    def _covered_sights(self, moment: Moment, sources: Sequence[Source]) -> Bool[Tensor, "s n"] | None:
+        """The same, less the points beyond a photo's mask. Training lets them be black there, and learns that they are
+        none of the subject's."""
+        sights = self._sights(moment, sources)
+        return (
+            sights & torch.stack([source.covers(moment.points) for source in sources]) if sights is not None else None
+        )
 
     def _nearest(self, camera: Camera, frame: int) -> list[str]:
         """The training views of a frame, those first that look at the subject most nearly as `camera` does."""
