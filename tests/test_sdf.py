@@ -43,7 +43,7 @@ def field(name: str, centre: tuple[float, ...] = CENTRE, scale: float = SCALE) -
     return FIELDS[name](centre, scale)
 
 
-def on_spheres(count: int, radii: tuple[float, float] = (0.2, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
+def on_spheres(count: int, radii: tuple[float, float] = (0.3, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
     """World points, their normalised distance to the centre, and the direction from there."""
     generator = torch.manual_seed(3)
     outwards = normalize(torch.randn(count, 3, generator=generator))
@@ -59,21 +59,24 @@ def test_positions_are_encoded_octave_by_octave() -> None:
     assert positional(torch.rand(4, 3), 0).shape == (4, 3)
 
 
-@pytest.mark.parametrize("made", ["published", *FIELDS])
-def test_it_begins_as_a_sphere(made: str) -> None:
-    """Within some percent of the sphere that holds all, and with normals that point outwards."""
+@pytest.mark.parametrize(
+    "made", [lambda: SdfMlp(SdfMlpConfig(), CENTRE, SCALE), lambda: SdfHash(SdfHashConfig(), CENTRE, SCALE)]
+)
+def test_it_begins_as_a_sphere(made: Callable[[], SignedDistance]) -> None:
+    """At full size: the distance within some percent, normals of length 1 that point outwards, and inside is inside."""
     torch.manual_seed(0)
-    begun = SdfMlp(SdfMlpConfig(), CENTRE, SCALE) if made == "published" else field(made)
+    begun = made()
     points, radius, outwards = on_spheres(1000)
-    distance, features, gradient = distance_and_normal(begun, points)
-    error = distance.detach() / SCALE - (radius - (0.4 if made == "hash" else 0.6))
-    assert error.square().mean().sqrt() < 0.03
-    assert error.abs().max() < 0.1
-    length = gradient.detach().norm(dim=1)
-    assert abs(length.mean() - 1) < 0.05
-    assert length.std() < 0.1
-    assert (normalize(gradient.detach()) * outwards).sum(1).mean() > 0.98
-    assert features.shape == (1000, {"published": 256, "mlp": 5, "hash": 3}[made])
+    distance, features, gradient = (part.detach() for part in distance_and_normal(begun, points))
+    error = distance / SCALE - (radius - 0.6)
+    assert error.square().mean().sqrt() < 0.02
+    assert error.abs().max() < 0.06
+    length = gradient.norm(dim=1)
+    assert abs(length.mean() - 1) < 0.04
+    assert length.std() < 0.12
+    assert (normalize(gradient) * outwards).sum(1).mean() > 0.98
+    centre, _ = begun(torch.tensor([CENTRE]))
+    assert -0.7 * SCALE < centre < -0.3 * SCALE
     assert features.std(0).min() > 0  # they tell places apart from the start
 
 
@@ -129,7 +132,7 @@ def test_the_normal_is_the_slope_of_the_distance(name: str) -> None:
 
 @either
 def test_a_loss_on_the_gradient_reaches_every_weight(name: str) -> None:
-    """But for the last bias and the features' rows, of which the distance's gradient knows nothing."""
+    """But for the last bias, of which a gradient knows nothing."""
     made = field(name).train()
     points, _, _ = on_spheres(200)
     _, _, gradient = distance_and_normal(made, points)
@@ -164,7 +167,7 @@ def test_eikonal_is_the_mean_square_of_what_lacks_to_one() -> None:
     loss = eikonal(gradient)
     assert loss.item() == pytest.approx((16 + 0 + 1) / 3)
     loss.backward()
-    torch.testing.assert_close(gradient.grad, torch.tensor([[1.6, 3.2, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]) * 5 / 3)
+    torch.testing.assert_close(gradient.grad, torch.tensor([[8 / 5, 32 / 15, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize(("kind", "distribution"), [(LaplaceDensity, laplace), (LogisticDensity, logistic)])
@@ -229,15 +232,15 @@ def test_a_head_is_its_layers_written_out() -> None:
 
 
 def test_a_hash_field_learns_another_sphere() -> None:
-    """From one of radius 0.4 around the centre to one of 0.55 beside it, by distances on a few points and Eikonal's
-    term on others; its zero level is then within 1 % of the radius everywhere."""
+    """From one of radius 0.4 around the centre to one of 0.55 beside it, by distances near it and Eikonal's term; its
+    zero level is then within 1 % of the radius in every direction. (Without its grid the network stays 4 % off.)"""
     made = field("hash")
     middle, radius = torch.tensor(CENTRE) + torch.tensor([1.2, -0.6, 0.8]), 0.55 * SCALE
-    optimizer = torch.optim.Adam(made.parameters(), 5e-3)
-    steps = 300
+    steps = 400
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        points = torch.tensor(CENTRE) + SCALE * (2 * torch.rand(512, 3) - 1)
+        points = middle + radius * normalize(torch.randn(512, 3)) * (1 + 0.25 * torch.randn(512, 1))
         distance, _, gradient = distance_and_normal(made, points)
         wanted = (points - middle).norm(dim=1) - radius
         loss = (distance - wanted).abs().mean() / SCALE + 0.1 * eikonal(gradient)
@@ -246,10 +249,15 @@ def test_a_hash_field_learns_another_sphere() -> None:
         optimizer.step()
         schedule.step()
     outwards = normalize(torch.randn(500, 3))
-    low, high = torch.full((500,), 0.5 * radius), torch.full((500,), 1.4 * radius)
-    with torch.no_grad():
-        for _ in range(30):
-            between = (low + high) / 2
-            inside = made(middle + between[:, None] * outwards)[0] < 0
-            low, high = torch.where(inside, between, low), torch.where(inside, high, between)
-    assert (low / radius - 1).abs().max() < 0.01
+    assert (zero_level(made, middle, outwards, 1.4 * radius) / radius - 1).abs().max() < 0.01
+
+
+@torch.no_grad()
+def zero_level(made: SignedDistance, middle: Tensor, outwards: Tensor, beyond: float) -> Tensor:
+    """How far from `middle` the surface lies in each direction, by bisection."""
+    low, high = torch.zeros(len(outwards)), torch.full((len(outwards),), beyond)
+    for _ in range(30):
+        between = (low + high) / 2
+        inside = made(middle + between[:, None] * outwards)[0] < 0
+        low, high = torch.where(inside, between, low), torch.where(inside, high, between)
+    return low
