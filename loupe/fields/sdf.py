@@ -44,7 +44,7 @@ class SdfMlpConfig(Config):
     in normalised coordinates."""
 
     hidden: int = Field(default=256, ge=8, le=2048)
-    layers: int = Field(default=8, ge=1, le=16)
+    layers: int = Field(default=8, ge=2, le=16)
     skip: int = Field(default=4, ge=1)
     frequencies: int = Field(default=6, ge=0, le=16)
     features: int = Field(default=256, ge=1, le=2048)
@@ -216,7 +216,7 @@ def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
 
 
 class _Density(nn.Module):
-    """Signed distances -> densities per world unit, with a learnt `scale`: how soft the surface is, world units.
+    """Signed distances -> densities per world unit, with a learnt `scale`: how soft the surface is.
 
     `unit`: the length that the learnt number counts in, world units; a field's `scale` makes it begin and learn alike
     in every world.
@@ -229,6 +229,7 @@ class _Density(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, ""]:
+        """The distribution's scale, world units; never below 1e-4 of `unit`."""
         return self._unit * (self.softness.abs() + _LEAST_SCALE)
 
 
