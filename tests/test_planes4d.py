@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from loupe.fields.planes4d import _PLANES, Planes4d, PlanesConfig, _row, look_up
+from loupe.fields.hash_grid import row
+from loupe.fields.planes4d import _PLANES, Planes4d, PlanesConfig, look_up
 
 SMALL = PlanesConfig(base=4, levels=3, channels=2, table=64)  # 4x4 and 8x8 nodes, and 16x16 that share 64 rows
 
@@ -49,13 +50,13 @@ def test_on_the_last_edge_the_slope_is_that_within() -> None:
 def test_a_large_plane_shares_its_rows_and_stays_within_them() -> None:
     side, rows = 4096, 1000
     x, y = torch.meshgrid(torch.arange(0, side, 7), torch.arange(0, side, 7), indexing="ij")
-    found = _row(x.flatten(), y.flatten(), (side, side), rows)
+    found = row((x.flatten(), y.flatten()), (side, side), rows)
     counts = torch.bincount(found, minlength=rows)
     assert len(counts) == rows
     assert 0.5 * counts.float().mean() < counts.min() <= counts.max() < 2 * counts.float().mean()
     # A plane that just fits has every row to itself.
     x, y = torch.meshgrid(torch.arange(25), torch.arange(40), indexing="ij")
-    assert _row(x.flatten(), y.flatten(), (25, 40), rows).tolist() == list(range(rows))
+    assert row((x.flatten(), y.flatten()), (25, 40), rows).tolist() == list(range(rows))
 
 
 def test_between_shared_nodes_it_is_bilinear_as_well() -> None:

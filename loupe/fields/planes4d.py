@@ -19,13 +19,13 @@ from torch import nn
 from torch.nn.functional import embedding_bag
 
 from loupe.config import Config
+from loupe.fields.hash_grid import row
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
 _PLANES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # the axes that each plane spans; 3 is the time
-_PRIME = 2_654_435_761
 _START = 1e-2  # half the width of the uniform distribution at the start
 
 
@@ -74,14 +74,7 @@ def look_up(table: Float[Tensor, "rows c"], unit: Float[Tensor, "n 2"], shape: t
     share = place - corner
     low = corner.long()
     high = (low + 1).minimum(last.long())
-    rows = [_row(x, y, shape, len(table)) for x in (low[:, 0], high[:, 0]) for y in (low[:, 1], high[:, 1])]
+    rows = [row((x, y), shape, len(table)) for x in (low[:, 0], high[:, 0]) for y in (low[:, 1], high[:, 1])]
     weights = [a * b for a in (1 - share[:, 0], share[:, 0]) for b in (1 - share[:, 1], share[:, 1])]
     found: Tensor = embedding_bag(torch.stack(rows, 1), table, per_sample_weights=torch.stack(weights, 1), mode="sum")
     return found
-
-
-def _row(x: Int[Tensor, " n"], y: Int[Tensor, " n"], shape: tuple[int, ...], rows: int) -> Int[Tensor, " n"]:
-    """The row of a plane's node."""
-    if shape[0] * shape[1] <= rows:
-        return x * shape[1] + y
-    return (x ^ (y * _PRIME)) % rows

@@ -24,6 +24,7 @@ from loupe import volume
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.fields.marching import march, neighbourhood
+from loupe.fields.positional import positional
 from loupe.fields.tensor_vm import TensorVm, VmConfig
 from loupe.fields.voxel import Lattice, Places, Shape, interpolate, overlap, resample
 from loupe.rays import Rays
@@ -294,17 +295,11 @@ class Shading(nn.Module):
 
     def forward(self, features: Tensor, directions: Tensor, ray: Tensor, reduce: nn.Linear | None = None) -> Tensor:
         """(m, channels), (n, 3) and the ray of each sample -> (m, 3), and behind them the outputs of `reduce`."""
-        seen = volume.spread(self.view(encode_direction(directions, self._octaves)), ray)
+        seen = volume.spread(self.view(positional(directions, self._octaves)), ray)
         heads = [self.colour, reduce] if reduce else [self.colour]
         weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
         parts = zip(torch.split(features, _IN_CACHE), torch.split(seen, _IN_CACHE), strict=True)
         return torch.cat([linear(self.second((self.feature(f) + v).relu()).relu(), weight, bias) for f, v in parts])
-
-
-def encode_direction(directions: Float[Tensor, "n 3"], octaves: int) -> Float[Tensor, "n c"]:
-    """Directions, and the sines and cosines of 1, 2, 4 ... times them: (n, 3 + 6 `octaves`)."""
-    scaled = (directions[:, :, None] * 2.0 ** torch.arange(octaves, device=directions.device)).flatten(1)
-    return torch.cat([directions, scaled.sin(), scaled.cos()], -1)
 
 
 def plane_shift(planes: int, thickness: float) -> Float[Tensor, " planes"]:
