@@ -122,7 +122,7 @@ def refine(distance: Distance, rays: Rays, look: Float[Tensor, "r s"], beta: flo
         if not len(wrong):
             break
         before, known = t[wrong], distances[wrong]
-        bound = opacity_error(known, before, scale[wrong]) * (before.diff() > 0)
+        bound = opacity_error(known, before, scale[wrong])
         added = quantiles(before, bound, _levels(scale[wrong], config.uniform, None))
         asked = _ask(distance, Rays(rays.origins[wrong], rays.directions[wrong]), added)
         merged, order = torch.cat([before, added], 1).sort(-1)
@@ -183,7 +183,7 @@ def _fit(distance: Tensor, t: Tensor, scale: Tensor, beta: float, config: BoundC
 
     low = torch.full_like(scale, beta)
     # More samples need not make the bound smaller, but this one always holds.
-    high = torch.where(good(scale), scale, _safe_scale(t, config.error)).clamp(min=beta)
+    high = torch.where(good(scale), scale, _safe_scale(t, config.error))
     high = torch.where(good(low), low, high)
     for _ in range(config.bisections):
         middle = (low + high) / 2

@@ -202,6 +202,29 @@ def test_refining_keeps_the_bound_at_every_rays_scale(distance: Distance, most: 
     assert bool((scale < 0.02).all() or beta == 0.1), "and those are not far from it"
 
 
+def test_the_bound_holds_at_every_rays_scale_whatever_the_field_answers() -> None:
+    """Even for noise, whose bound more samples may raise; and for few and very uneven samples."""
+
+    def noise(points: Tensor) -> Tensor:
+        return torch.sin(997 * points[:, 2] + 131 * points[:, 0]) + 0.3
+
+    rays, config = single(rays_along_z(200, 16)), BoundConfig(uniform=8, extra=0)
+    t, d, scale = refine(noise, rays, looked(200, 10), 0.01, config)
+    assert opacity_error(d, t, scale).max() <= config.error * 1.001
+    uneven = torch.tensor([[0.0, 3.9, 4.0]])
+    t, d, scale = refine(ball, through_the_middle(), uneven, 0.01, BoundConfig(rounds=0))
+    assert 0.9 * config.error < opacity_error(d, t, scale).max() <= config.error * 1.001
+
+
+def test_a_ray_that_is_not_done_is_sampled_widely_about_the_surface() -> None:
+    """At beta itself everything would be drawn from one interval, behind the surface."""
+    look, beta = FAR / 129, 1e-5
+    t = take(ball, through_the_middle(), beta, rounds=0, extra=0)[0]
+    before = t[(t > 1.3 - 3 * look) & (t < 1.3)]
+    assert len(before) > 10
+    assert ((t > 1.3) & (t < 1.3 + 3 * look)).sum() > 10
+
+
 def test_rays_that_are_done_are_asked_no_more() -> None:
     asked = []
 
@@ -292,8 +315,17 @@ def test_samples_are_the_same_for_the_same_seed_and_without_one() -> None:
     assert torch.equal(take(ball, rays, 0.01), take(ball, rays, 0.01))
     assert torch.equal(take(ball, rays, 0.01, 1), take(ball, rays, 0.01, 1))
     assert not torch.equal(take(ball, rays, 0.01, 1), take(ball, rays, 0.01, 2))
-    first = take(ball, through_the_middle(9.0), 0.01, 1, extra=0)[0, 1:-1]
-    assert bool((first // (FAR / 64) == torch.arange(64)).all()), "jitter stays in its part"
+
+
+def test_jitter_stays_in_its_part_of_a_ray_that_misses() -> None:
+    drawn = take(ball, through_the_middle(9.0), 0.01, 1, extra=0)[0, 1:-1]
+    offset = drawn / (FAR / 64) - torch.arange(64)
+    assert bool(((offset >= 0) & (offset < 1)).all())
+    assert offset.std() > 0.2
+    # Of the first look, one in each 128th of the ray, any may be taken, but none twice.
+    part = (take(ball, through_the_middle(9.0), 0.01, 1, samples=1)[0, 1:-1] // (FAR / 128)).long()
+    assert len(part.unique()) >= 32
+    assert (part % 4 == 2).sum() < 16
 
 
 def test_a_ray_is_sampled_alike_whatever_stands_beside_it() -> None:
@@ -305,8 +337,14 @@ def test_a_ray_is_sampled_alike_whatever_stands_beside_it() -> None:
 
 
 def test_no_gradient_passes() -> None:
-    weight = torch.ones(1, requires_grad=True)
-    assert not take(lambda points: ball(points) * weight, through_the_middle(), 0.1).requires_grad
+    weight, near = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+
+    def network(points: Tensor) -> Tensor:
+        return ball(points) * weight
+
+    config = BoundConfig()
+    assert not sample(network, through_the_middle(), near, torch.full((1,), FAR), 0.1, config).requires_grad
+    assert not refine(network, through_the_middle(), looked(1), 0.01, config).distance.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -141,4 +141,4 @@ def test_density_of_a_distance_is_laplaces_distribution_function() -> None:
     far = volume.laplace_density(torch.tensor([0.5]), 0.01)
     assert far.item() == pytest.approx(50 * math.exp(-50), rel=1e-4), "a thin density keeps its digits"
     scale = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(volume.laplace_density, (distance[:12].clone().requires_grad_(), scale))
+    assert torch.autograd.gradcheck(volume.laplace_density, (distance[distance != 0].requires_grad_(), scale))
