@@ -13,7 +13,8 @@ Samples are *dense* here, (rays, samples), ascending along each ray; `volume.abs
 repeated sample is an interval of no length, and counts nothing. No gradient passes. Memory grows with rays times
 `uniform` times 1 + `rounds`: the caller takes rays in chunks.
 
-Yariv et al., "Volume rendering of neural implicit surfaces", 2021: equations 3 and 12 to 17, algorithm 1, supplement B.
+Yariv et al., "Volume rendering of neural implicit surfaces", 2021: sections 3.3 and 3.4 (theorem 1, equations 12 to 17,
+algorithm 1) and supplement B.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def sample(
 
 @torch.no_grad()
 def refine(distance: Distance, rays: Rays, look: Float[Tensor, "r s"], beta: float, config: BoundConfig) -> Refined:
-    """Add samples to a first `look` where the opacity may be most wrong (algorithm 1, lines 1 to 9).
+    """Add samples to a first `look` where the opacity may be most wrong (algorithm 1, but for the draw at its end).
 
     Only rays whose bound is above `config.error` at `beta` are asked for more.
     """
@@ -135,7 +136,7 @@ def refine(distance: Distance, rays: Rays, look: Float[Tensor, "r s"], beta: flo
 def opacity_error(
     distance: Float[Tensor, "r s"], t: Float[Tensor, "r s"], scale: float | Float[Tensor, " r"]
 ) -> Float[Tensor, "r intervals"]:
-    """How wrong the opacity between a ray's first sample and any point of each interval may be, 0 to 1 (equation 14).
+    """How wrong the opacity between a ray's first sample and any point of each interval may be, 0 to 1 (theorem 1).
 
     Opacity is 1 - exp(-R), with R the sum of length times density at the near end, up to that point.
     """
