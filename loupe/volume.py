@@ -35,10 +35,27 @@ def optical_depth(raw: Float[Tensor, " m"], interval: float) -> Float[Tensor, " 
     return interval * softplus(raw)
 
 
+def laplace_density(distance: Tensor, scale: float | Tensor) -> Tensor:
+    """The density at signed distances from a surface (any shape), negative inside.
+
+    It is 1 / `scale` deep inside, half of that on the surface, and falls by e with every `scale` (world units,
+    broadcast) outside: Laplace's distribution function of -distance (Yariv et al., "VolSDF", 2021, equations 2 and 3).
+    """
+    tail = 0.5 * torch.exp(-distance.abs() / scale)
+    return torch.where(distance > 0, tail, 1 - tail) / scale
+
+
 def absorb(tau: Float[Tensor, " m"], ray: Int[Tensor, " m"], rays: int) -> Weights:
     """Weights w_i = T_i (1 - exp(-tau_i)) with T_i = exp(-sum of the tau before i on its ray), for `rays` rays."""
     weight = torch.exp(-before(tau, ray, rays)) * -torch.expm1(-tau)
     return Weights(weight, torch.exp(-per_ray(tau[:, None], ray, rays)[:, 0]))
+
+
+def absorb_dense(tau: Float[Tensor, "n s"]) -> tuple[Float[Tensor, "n s"], Float[Tensor, " n"]]:
+    """`absorb` where each ray has the same number of samples: weights, and what is left."""
+    ray = torch.arange(len(tau), device=tau.device).repeat_interleave(tau.shape[1])
+    weight, left = absorb(tau.flatten(), ray, len(tau))
+    return weight.view(tau.shape), left
 
 
 def composite(

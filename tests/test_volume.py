@@ -123,3 +123,22 @@ def test_no_samples_at_all() -> None:
     assert weight.shape == (0,)
     assert left.tolist() == [1, 1, 1]
     assert volume.composite(weight, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), 3).shape == (3, 4)
+
+
+def test_dense_weights_are_the_packed_ones() -> None:
+    tau = torch.rand(7, 5, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    weight, left = volume.absorb_dense(tau)
+    expected, expected_left = naive(tau.flatten(), torch.arange(7).repeat_interleave(5), 7)
+    torch.testing.assert_close(weight.flatten(), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(left, torch.tensor(expected_left, dtype=torch.float64))
+
+
+def test_density_of_a_distance_is_laplaces_distribution_function() -> None:
+    distance = torch.linspace(-3, 3, 25, dtype=torch.float64)
+    for scale in (0.1, 0.5, 2.0):
+        expected = torch.distributions.Laplace(0.0, scale).cdf(-distance) / scale
+        torch.testing.assert_close(volume.laplace_density(distance, scale), expected)
+    far = volume.laplace_density(torch.tensor([0.5]), 0.01)
+    assert far.item() == pytest.approx(50 * math.exp(-50), rel=1e-4), "a thin density keeps its digits"
+    scale = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(volume.laplace_density, (distance[distance != 0].requires_grad_(), scale))
