@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save_file
 from test_metrics import Malicious
 from torch import nn
 from torch.nn import functional
@@ -51,7 +52,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def tiny() -> Any:
-    """CLIP with weights drawn at random, all of them large enough to count."""
+    """CLIP with weights drawn at random."""
     torch.manual_seed(0)
     return open_clip.model.CLIP(**TINY).eval()
 
@@ -65,10 +66,8 @@ def as_openai_stores(model: Any, path: Path) -> Path:
 
 
 def as_open_clip_stores(model: Any, path: Path) -> Path:
-    from safetensors.torch import save_file
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), path)
+    (save_file if path.suffix == ".safetensors" else torch.save)(model.state_dict(), path)
     return path
 
 
@@ -206,16 +205,17 @@ def test_openais_file_in_the_folder_is_taken_and_gives_its_network(
 
 
 @pytest.mark.usefixtures("small_model")
-def test_what_open_clip_has_cached_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_what_open_clip_has_cached_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda model, tag: {"hf_hub": f"timm/{model}.{tag}/"})
     folder = tmp_path / "huggingface" / "models--timm--loupe-tiny.openai"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0123")
     model = tiny()
-    as_open_clip_stores(model, folder / "snapshots" / "0123" / "open_clip_model.safetensors")
+    as_open_clip_stores(model, folder / "snapshots" / "0123" / name)
     found = clip_for("weights.semantic")
-    for name, value in found.state_dict().items():
-        torch.testing.assert_close(value, model.visual.state_dict()[name], rtol=0, atol=0)
+    for key, value in found.state_dict().items():
+        torch.testing.assert_close(value, model.visual.state_dict()[key], rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in found.parameters())
 
 
@@ -249,8 +249,6 @@ def test_other_files_are_refused(tmp_path: Path, name: str, harm: str) -> None:
     if harm in ("text", "empty"):
         path.write_text("no weights" if harm == "text" else "")
     elif harm == "part" and name.endswith("safetensors"):
-        from safetensors.torch import save_file
-
         save_file(state, path)
     else:
         torch.save(state, path)

@@ -61,7 +61,7 @@ def load_clip(path: Path) -> nn.Module:
     import open_clip
 
     try:
-        # With a path instead of a tag, open_clip asks no network.
+        # Given a path, open_clip stays off the network. Given the tag, it asks there even for what it has cached.
         if path.suffix == ".pt":
             model: Any = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
         else:
