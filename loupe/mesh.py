@@ -58,9 +58,9 @@ def extract(
 
     Args:
         distance: see the module's head.
-        resolution: cells along the box's longest side; cells are as good as cubes.
-        occupied: says of points in unit coordinates whether the surface counts there (`Occupancy.query`); triangles
-            with a vertex elsewhere are left out.
+        resolution: cells along the box's longest side; a cell is a cube, but for rounding.
+        occupied: says of points in unit coordinates whether the surface counts there (`Occupancy.query`, on the CPU);
+            triangles with a vertex elsewhere are left out.
 
     Raises:
         InputError: there is no surface, the distance is not finite, or the space is a forward one.
@@ -72,10 +72,11 @@ def extract(
     sides = np.subtract(space.high, space.low)
     last = np.maximum(1, np.rint(resolution * sides / sides.max())).astype(int)
     values = _sample(distance, space, torch.from_numpy(last))
-    if values.min() > 0 or values.max() <= 0:
-        where = "outside" if values.min() > 0 else "inside"
+    if values.min() >= 0 or values.max() <= 0:
+        where = "outside" if values.min() >= 0 else "inside"
         raise InputError(f"no surface: all of the space's box is {where}; train longer, or look at the box")
-    places, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
+    # Where a grid point lies on the surface, several vertices do: without degenerate faces they are one.
+    places, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
     unit = torch.from_numpy(places / last).float()
     kept = np.ones(len(unit), bool) if occupied is None else occupied(unit).cpu().numpy()
     if not kept[faces].all(1).any():

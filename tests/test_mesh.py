@@ -61,7 +61,7 @@ def test_a_ball(radius: float) -> None:
     assert np.abs(np.linalg.norm(vertices, axis=1) - radius).max() < 0.01 * radius
     corners = vertices[faces].astype(float)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    assert ((normals * corners.mean(1)).sum(1) > -1e-12).all()
+    assert ((normals * corners.mean(1)).sum(1) > 0).all()
     assert abs(volume(vertices, faces) / (4 / 3 * np.pi * radius**3) - 1) < 0.01
     assert (uses_of_edges(faces) == 2).all()
     assert euler_characteristic(vertices, faces) == 2
@@ -102,9 +102,20 @@ def test_blocks_find_what_asking_everywhere_finds(shift: float) -> None:
     assert asked < 0.35 * np.prod(counts)
     everywhere = torch.cartesian_prod(*(torch.arange(count) / (count - 1) for count in counts))
     dense = distance(space.to_world(everywhere)).reshape(counts).numpy()
-    expected = marching_cubes(dense, 0.0)
+    expected = marching_cubes(dense, 0.0, allow_degenerate=False)
     assert np.array_equal(faces, expected[1])
     np.testing.assert_allclose(vertices, expected[0] / 80 - (1, 0.8, 0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize("beyond", [0.1, 0.4, 0.8])
+def test_a_surface_between_two_blocks(beyond: float) -> None:
+    """A plane crosses a block's diagonal between its last grid point and the next block's first one (cells 15 to 16):
+    as far from the block's middle as can be without a crossing inside."""
+    offset = 3 * ((15 + beyond) / 32 - 1)
+    vertices, _ = extract(lambda points: (points.sum(1) - offset) / 3**0.5, BOX, 64)
+    near = vertices[(np.abs(vertices - offset / 3) < 2 / 32).all(1)]
+    assert len(near) > 3
+    np.testing.assert_allclose(near.sum(1), offset, atol=1e-5)
 
 
 def test_only_what_is_occupied() -> None:
@@ -122,6 +133,7 @@ def test_only_what_is_occupied() -> None:
     ("distance", "line"),
     [
         (ball(0.5, 0, 0, 3), "all of the space's box is outside"),
+        (lambda points: points.abs().sum(1), "all of the space's box is outside"),
         (ball(5), "all of the space's box is inside"),
         (lambda points: points[:, 0] / 0, "not finite"),
     ],
