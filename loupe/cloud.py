@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from loupe.camera import Camera
 from loupe.errors import InputError
 from loupe.images import Pixels
+from loupe.ply import COLOURS, write_ply
 from loupe.space import Space
 from loupe.sweep import Sweep, found_at
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-_COLOURS = ("red", "green", "blue")
 _AGREEING = 2  # neighbours that must find a surface where a view finds one
 _TOLERANCE = 1.5  # planes of the sweep
 
@@ -45,7 +45,7 @@ class Cloud(NamedTuple):
             rows = PlyData.read(str(path))["vertex"]
             cloud = cls(
                 np.stack([rows[axis] for axis in "xyz"], 1).astype(np.float32),
-                np.stack([rows[name] for name in _COLOURS], 1).astype(np.uint8),
+                np.stack([rows[name] for name in COLOURS], 1).astype(np.uint8),
             )
             columns = [np.asarray(rows[name], np.float32) for name in more]
             return cloud, np.stack(columns, 1) if more else np.zeros((len(cloud.xyz), 0), np.float32)
@@ -85,23 +85,7 @@ class Cloud(NamedTuple):
 
     def save(self, path: Path, **more: NDArray[np.float32]) -> None:
         """Write binary PLY with colours, as other programs read it; `more`: further properties of the points (n,)."""
-        columns: dict[str, NDArray[Any]] = dict(
-            zip(("x", "y", "z", *_COLOURS), (*self.xyz.T, *self.rgb.T), strict=True)
-        )
-        columns |= more
-        rows = np.empty(len(self.xyz), [(name, "u1" if name in _COLOURS else "<f4") for name in columns])
-        for name, column in columns.items():
-            rows[name] = column
-        properties = [f"property {'uchar' if name in _COLOURS else 'float'} {name}" for name in columns]
-        header = [
-            "ply",
-            "format binary_little_endian 1.0",
-            f"element vertex {len(rows)}",
-            *properties,
-            "end_header",
-            "",
-        ]
-        path.write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
+        write_ply(path, self.xyz, self.rgb, more)
 
 
 class SizedCloud(NamedTuple):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loupe.cloud import SizedCloud
+    from loupe.mesh import Mesh
     from loupe.occupancy import Occupancy
     from loupe.scene import Scene
     from loupe.space import Space
@@ -158,3 +159,14 @@ class MadeOfPoints(Protocol):
 
     def clouds(self) -> Iterator[tuple[int, SizedCloud]]:
         """The points at each frame that trained, with its number; colours as from no direction in particular."""
+
+
+@runtime_checkable
+class HasSurface(Protocol):
+    """What a method offers besides if its model says where the surface is."""
+
+    def surface(self) -> Mesh:
+        """The surface in the space's box, as fine as the method sees fit; raises `InputError` if there is none."""
+
+    def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
+        """The outward normals of what `camera` sees: of unit length in the world, 0 where there is nothing."""

@@ -6,6 +6,8 @@ path.mp4           the film, if the recipe wants one; of a scene that moves, tim
 slice.png          the middle column of each of its frames (see `loupe.consistency`); not of a scene that moves
 held_out.mp4       of a scene that moves: the test views of the first camera that has several, one after another
 points/<n>.ply     if the model is made of points, those at each frame n that trained
+mesh.ply           if the model says where the surface is, that surface, coloured
+normal/<view>.png  and the normals that the test views see, 8 bits a channel (see `normal_picture`)
 renders.json       what there is, and the film's warping error
 """
 
@@ -15,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -24,10 +26,14 @@ from loupe.camera import Camera
 from loupe.config import Config
 from loupe.consistency import Consistency
 from loupe.images import Pixels, to_uint8, write_image
-from loupe.method import MadeOfPoints, Method, Picture
+from loupe.method import HasSurface, MadeOfPoints, Method, Picture
 from loupe.paths import arc, read_camera_path, spiral
 from loupe.scene import Scene
 from loupe.space import Space
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 _FAR = 1.25  # depths up to so many times the scene's far bound can be told apart
 
@@ -91,6 +97,9 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
     if isinstance(method, MadeOfPoints):
         _write_clouds(method, out / "points")
         content["points"] = "points"
+    if isinstance(method, HasSurface):
+        _write_surface(method, scene, out)
+        content |= {"mesh": "mesh.ply", "normals": "normal"}
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     return Rendered(pictures, watch.error if watch else None)
 
@@ -139,6 +148,15 @@ def _write_clouds(method: MadeOfPoints, folder: Path) -> None:
         cloud.save(folder / f"{frame:06d}.ply")
 
 
+def _write_surface(method: HasSurface, scene: Scene, out: Path) -> None:
+    """The mesh, and the normals of each test view."""
+    method.surface().save(out / "mesh.ply")
+    (out / "normal").mkdir(exist_ok=True)
+    for name in scene.test:
+        camera = scene.camera(name, "full")
+        write_image(out / "normal" / f"{name}.png", normal_picture(method.normals(camera), camera))
+
+
 def _watched(watch: Consistency | None, picture: Picture, camera: Camera) -> Picture:
     if watch:
         watch.add(picture, camera)
@@ -158,6 +176,15 @@ def _one_camera(scene: Scene) -> list[str]:
 def pixels_of(picture: Picture) -> Pixels:
     """A rendered picture as uint8 (h, w, 3)."""
     return to_uint8(picture.colour.cpu().numpy())
+
+
+def normal_picture(normals: Float[Tensor, "h w 3"], camera: Camera) -> Pixels:
+    """World normals as the camera sees them, uint8 (h, w, 3): red is x to the right, green y upwards, blue z towards
+    the camera, each from -1 (0) to 1 (255); black where the normal is 0."""
+    world = normals.cpu().numpy()
+    right_down_forward = world @ camera.cam_from_world[:3, :3].T
+    there = (world != 0).any(-1, keepdims=True)
+    return to_uint8(np.where(there, (1 + right_down_forward * (1, -1, -1)) / 2, 0))
 
 
 def _trimmed(picture: Pixels) -> Pixels:

@@ -12,11 +12,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import room_camera
+from conftest import BALL, room_camera
+from plyfile import PlyData
 
 from loupe.camera import Camera
 from loupe.images import Pixels, read_image
+from loupe.mesh import Mesh
 from loupe.method import Picture, Setting
+from loupe.rays import camera_rays
 from loupe.render import PathConfig, RenderConfig, film_cameras, render_views
 from loupe.scene import Points, Scene, View
 
@@ -59,6 +62,50 @@ def test_renders_on_disk(room: Setting, tmp_path: Path) -> None:
     assert content["warping_error"] == made.warping_error
     assert told[0] == ("views", 1, 7)
     assert told[-1] == ("film", 7, 7)
+
+
+class Globe(Ramp):
+    """Stands in for a method that knows its surface: a ball in the middle of the world."""
+
+    def surface(self) -> Mesh:
+        corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+        return Mesh(corners, np.array([[0, 1, 2]], np.int32), np.array([[9, 8, 7]] * 3, np.uint8))
+
+    def normals(self, camera: Camera) -> torch.Tensor:
+        """Where the rays meet the ball, by its radius."""
+        origins, directions = camera_rays(camera)
+        nearest = -(origins * directions).sum(1)
+        gap = BALL**2 - (origins**2).sum(1) + nearest**2
+        met = origins + (nearest - gap.clamp(min=0).sqrt())[:, None] * directions
+        return torch.where(gap[:, None] > 0, met / BALL, 0).reshape(camera.height, camera.width, 3)
+
+
+def test_a_surface_on_disk(room: Setting, tmp_path: Path) -> None:
+    """The camera looks straight at the ball, so that in its own frame the ball lies on the z axis."""
+    render_views(Globe(), room.scene, room.space, RenderConfig(path=PathConfig(frames=0)), tmp_path, lambda *_: None)
+    content = json.loads((tmp_path / "renders.json").read_text())
+    mesh = PlyData.read(tmp_path / content["mesh"])
+    assert mesh["face"]["vertex_indices"][0].tolist() == [0, 1, 2]
+    assert mesh["vertex"]["red"].tolist() == [9, 9, 9]
+    assert sorted(path.stem for path in (tmp_path / content["normals"]).iterdir()) == sorted(room.scene.test)
+    for name in room.scene.test:
+        seen = read_image(tmp_path / content["normals"] / f"{name}.png").astype(float)
+        y, x = np.mgrid[:64, :80] + 0.5
+        slope = np.hypot(x - 40, y - 32) / 176
+        middle = 3.4
+        depth = middle - np.sqrt(np.maximum(middle**2 - (1 + slope**2) * (middle**2 - BALL**2), 0))
+        depth /= 1 + slope**2
+        normal = np.stack([(x - 40) / 176 * depth, -(y - 32) / 176 * depth, middle - depth], -1) / BALL
+        hit = slope < np.tan(np.arcsin(BALL / middle))
+        assert (seen[~hit] == 0).all()
+        np.testing.assert_allclose(seen[hit], 127.5 * (1 + normal[hit]), atol=0.51)
+
+
+def test_no_surface_of_a_method_without_one(room: Setting, tmp_path: Path) -> None:
+    render_views(Ramp(), room.scene, room.space, RenderConfig(path=PathConfig(frames=0)), tmp_path, lambda *_: None)
+    assert not {"mesh", "normals"} & json.loads((tmp_path / "renders.json").read_text()).keys()
+    assert not (tmp_path / "normal").exists()
+    assert not (tmp_path / "mesh.ply").exists()
 
 
 class Clock:
