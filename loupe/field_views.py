@@ -105,3 +105,12 @@ def composite_hits(
     values = torch.cat([colours, hits.t[:, None] / field.extent, features], -1)
     seen = volume.composite(hits.weight, values, hits.ray, len(hits.left))
     return Composite(colours, seen[:, :3] + hits.left[:, None] * backdrop, seen[:, 3:])
+
+
+def reached(part: Window, ratio: int, reach: int, size: tuple[int, int]) -> Window:
+    """The low-resolution pixels of a picture of `size` (columns, rows) of them on which a full-resolution window
+    depends, if a pixel depends on those up to `reach` away."""
+    left, top = max(0, part.x // ratio - reach), max(0, part.y // ratio - reach)
+    right = min(size[0], -(-(part.x + part.width) // ratio) + reach)
+    bottom = min(size[1], -(-(part.y + part.height) // ratio) + reach)
+    return Window(left, top, right - left, bottom - top)

@@ -27,6 +27,16 @@ class GraftEntry(Config):
     init_from: str
 
 
+class CodebookGraftEntry(Config):
+    """An entry of `codebook_grafts`: the encoder of a recipe on a capture beside a codebook. Trials of VQ-NeRF name it
+    as their encoder by `name`."""
+
+    capture: str
+    name: str
+    encoder: str
+    codebook: str
+
+
 class TrialEntry(Config):
     """An entry of `trials`: a recipe on a capture; `encoder` is the recipe whose encoder it begins with, or a graft."""
 
@@ -48,6 +58,7 @@ class Pipeline(Config):
     captures: list[str] = Field(default_factory=list)
     encoders: dict[str, EncoderEntry] = Field(default_factory=dict)
     grafts: dict[str, GraftEntry] = Field(default_factory=dict)
+    codebook_grafts: dict[str, CodebookGraftEntry] = Field(default_factory=dict)
     trials: dict[str, TrialEntry] = Field(default_factory=dict)
     codebooks: dict[str, CodebookEntry] = Field(default_factory=dict)
     score: object = None
@@ -60,7 +71,7 @@ def read_pipeline(path: Path) -> Pipeline:
     try:
         for capture in pipeline.captures:
             check_name(capture, "capture")
-        for key in (*pipeline.encoders, *pipeline.grafts, *pipeline.trials):
+        for key in (*pipeline.encoders, *pipeline.grafts, *pipeline.codebook_grafts, *pipeline.trials):
             for name in key.split(".", 1):
                 check_name(name, "entry")
         for encoder in pipeline.encoders.values():
@@ -72,6 +83,11 @@ def read_pipeline(path: Path) -> Pipeline:
             check_name(graft.encoder, "encoder")
             for name in graft.init_from.split("/", 1):
                 check_name(name, "init_from")
+        for grafted in pipeline.codebook_grafts.values():
+            check_name(grafted.capture, "capture")
+            check_name(grafted.name, "graft")
+            check_name(grafted.encoder, "encoder")
+            check_name(grafted.codebook, "codebook")
         for trial in pipeline.trials.values():
             check_name(trial.capture, "capture")
             check_name(trial.recipe, "recipe")

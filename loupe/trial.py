@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from loupe.codebook import Codebook
 from loupe.config import load_yaml
 from loupe.errors import InputError
 from loupe.images import Pixels, to_uint8
@@ -165,6 +166,12 @@ def graft(encoder: Model, donor: Model) -> Model:
     if not decoder:
         raise InputError(f"{donor.recipe.where}: its method {donor.recipe.method!r} has no decoder to begin with")
     return replace(encoder, state={**encoder.state, **decoder})
+
+
+def graft_codebook(encoder: Model, codebook: Codebook) -> Model:
+    """`encoder` with a pretrained codebook, with which the joint phase of VQ-NeRF then begins."""
+    tensors = {f"{DECODER}{name}": value for name, value in codebook.model.state_dict().items()}
+    return replace(encoder, state={**encoder.state, **tensors})
 
 
 def sample(model: Model, setting: Setting, level: Level) -> tuple[Pixels, float]:

@@ -41,8 +41,12 @@ def laplace_density(distance: Tensor, scale: float | Tensor) -> Tensor:
     It is 1 / `scale` deep inside, half of that on the surface, and falls by e with every `scale` (world units,
     broadcast) outside: Laplace's distribution function of -distance (Yariv et al., "VolSDF", 2021, equations 2 and 3).
     """
-    tail = 0.5 * torch.exp(-distance.abs() / scale)
-    return torch.where(distance > 0, tail, 1 - tail) / scale
+    # Not by |distance|, whose slope at 0 would be 0.
+    outside, inside = (
+        0.5 * torch.exp(-distance.clamp(min=0) / scale),
+        1 - 0.5 * torch.exp(distance.clamp(max=0) / scale),
+    )
+    return torch.where(distance > 0, outside, inside) / scale
 
 
 def absorb(tau: Float[Tensor, " m"], ray: Int[Tensor, " m"], rays: int) -> Weights:

@@ -64,6 +64,7 @@ def test_there_is_one_stage_per_step_and_instance(stages: dict[str, PipelineStag
         "pretrain_codebook": list(pipeline["codebooks"]),
         "fit_encoder": list(pipeline["encoders"]),
         "graft_decoder": list(pipeline["grafts"]),
+        "graft_codebook": list(pipeline["codebook_grafts"]),
         **dict.fromkeys(["train_joint", "render_views", "score_renders"], trials),
     }
     names = {f"{step}@{instance}" for step, instances in expected.items() for instance in instances}
@@ -120,7 +121,8 @@ def test_a_trial_is_named_after_its_capture_and_recipe(pipeline: dict[str, dict]
 
 def test_a_trial_begins_with_an_encoder_of_its_own_kind(pipeline: dict[str, dict]) -> None:
     """Steps would say so too, but after the encoder has been trained."""
-    grafts = {f"{graft['capture']}.{graft['name']}": graft["encoder"] for graft in pipeline["grafts"].values()}
+    listed = [*pipeline["grafts"].values(), *pipeline["codebook_grafts"].values()]
+    grafts = {f"{graft['capture']}.{graft['name']}": graft["encoder"] for graft in listed}
     for trial in pipeline["trials"].values():
         trial["encoder"] = grafts.get(f"{trial['capture']}.{trial['encoder']}", trial["encoder"])
         assert f"{trial['capture']}.{trial['encoder']}" in pipeline["encoders"]
@@ -135,7 +137,7 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
     named = [*pipeline["captures"], *pipeline["codebooks"]]
     named += [
         name
-        for group in ("encoders", "grafts", "trials", "codebooks")
+        for group in ("encoders", "grafts", "codebook_grafts", "trials", "codebooks")
         for item in pipeline[group].values()
         for path in item.values()
         for name in path.split("/")
@@ -152,11 +154,12 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
         ("trials: {a: {capture: a, recipe: /b, encoder: c}}", "recipe name '/b'"),
         ("trials: {a: {capture: a, recipe: b}}", "trials.a.encoder: Field required"),
         ("grafts: {a: {capture: a, name: b, encoder: c, init_from: ../d}}", "init_from name '..'"),
+        ("codebook_grafts: {a: {capture: a, name: b, encoder: c, codebook: ../d}}", "codebook name '../d'"),
         ("trials: {../a: {capture: a, recipe: b, encoder: c}}", "entry name ''"),
         ("encoders: {a.-rf: {capture: a, recipe: b}}", "entry name '-rf'"),
         ('grafts: {"a.b\\nc": {capture: a, name: b, encoder: c, init_from: d/e}}', r"entry name 'b\nc'"),
         ("codebooks: {..: {capture: a, config: b}}", "codebook name '..'"),
-        ("recipes: [a]", "recipes: unknown key; known here: captures, encoders, grafts, trials, codebooks, score"),
+        ("recipes: [a]", "recipes: unknown key; known here: captures, encoders, grafts, codebook_grafts, trials,"),
     ],
 )
 def test_a_bad_pipeline_is_one_line(tmp_path: Path, line: str, words: str) -> None:

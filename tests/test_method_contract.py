@@ -19,8 +19,9 @@ from duet import Film
 from numpy.typing import NDArray
 
 from loupe.camera import Camera
+from loupe.codebook import NetworkConfig, VqVae
 from loupe.images import Pixels, to_uint8
-from loupe.method import Method, Phase, Recipe, Setting, Window
+from loupe.method import DECODER, Method, Phase, Recipe, Setting, Window
 from loupe.methods import METHODS
 from loupe.occupancy import Occupancy
 from loupe.rays import camera_rays
@@ -74,13 +75,49 @@ def four_k4d_recipe() -> dict[str, Any]:
     return {"method": "four_k4d", "encoder": phase | {"points": points}, "joint": phase}
 
 
+CODEBOOK = {"factor": RATIO, "codes": 16, "channels": 4, "width": 8, "encoder_blocks": 1, "decoder_blocks": 1}
+
+
+def volsdf_recipe() -> dict[str, Any]:
+    grid = {"levels": 2, "channels": 2, "table": 512, "base": 4, "finest": 8}
+    field = {"hash": {"grid": grid, "hidden": 8, "features": 3}, "heads": {"hidden": 8, "layers": 1}, "step": 1.0}
+    fit = {"steps": 6, "rays": 64, "network_rate": 5e-3, "scale_rate": 1e-2, "refresh": 2}
+    return {"method": "volsdf", "encoder": {"field": field, "fit": fit}, "joint": {"fit": fit}}
+
+
+def volsdf_mlp_recipe() -> dict[str, Any]:
+    network = {"hidden": 16, "layers": 3, "skip": 1, "frequencies": 2, "features": 3}
+    bound = {"uniform": 8, "rounds": 1, "bisections": 2, "samples": 6, "extra": 2}
+    field = {"kind": "mlp", "mlp": network, "heads": {"hidden": 8, "layers": 1}, "bound": bound}
+    recipe = volsdf_recipe()
+    return recipe | {"encoder": recipe["encoder"] | {"field": field}}
+
+
+def vq_nerf_recipe() -> dict[str, Any]:
+    joint = {
+        "steps": 6,
+        "codebook": CODEBOOK,
+        "patch": 8,
+        "patches": 1,
+        "rays": 32,
+        "train_decoder": True,
+        "refresh": 2,
+    }
+    joint |= {"network_rate": 5e-3, "decoder_rate": 1e-2, "weights": {"semantic": 0.0}}
+    return volsdf_recipe() | {"method": "vq_nerf", "joint": joint}
+
+
 RECIPES = {
     "voxel_grid": voxel_grid_recipe,
     "four_k_nerf": four_k_nerf_recipe,
     "tensorf": tensorf_recipe,
     "four_k4d": four_k4d_recipe,
+    "volsdf": volsdf_recipe,
+    "volsdf_mlp": volsdf_mlp_recipe,
+    "vq_nerf": vq_nerf_recipe,
 }
-SETTINGS = dict.fromkeys(RECIPES, ("bounded", "forward")) | {"four_k4d": ("film",)}
+SURFACES = dict.fromkeys(("volsdf", "volsdf_mlp", "vq_nerf"), ("bounded",))
+SETTINGS = dict.fromkeys(RECIPES, ("bounded", "forward")) | {"four_k4d": ("film",)} | SURFACES
 
 
 def look_at(position: tuple[float, float, float], target: tuple[float, float, float]) -> NDArray[np.float64]:
@@ -162,6 +199,9 @@ def encoder_state(name: str, setting: Setting, tmp_path: Path) -> Mapping[str, t
         encoder = make(name, "encoder", setting, tmp_path)
         train(encoder, tmp_path / "encoder")
         _ENCODERS[key] = {part: tensor.clone() for part, tensor in encoder.state().items()}
+        if name == "vq_nerf":
+            codebook = VqVae(NetworkConfig.model_validate(CODEBOOK)).state_dict()
+            _ENCODERS[key] |= {f"{DECODER}{part}": tensor for part, tensor in codebook.items()}
     return _ENCODERS[key]
 
 

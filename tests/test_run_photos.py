@@ -20,6 +20,7 @@ encoders:
 trials:
   demo.voxel_grid: {capture: demo, recipe: voxel_grid, encoder: voxel_grid}
 grafts: {}
+codebook_grafts: {}
 codebooks: {}
 score: {}
 """

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.functional import normalize, softplus
 from torch.nn.utils.parametrizations import weight_norm
 
+from loupe import volume
 from loupe.config import Config
 from loupe.fields.hash_grid import HashConfig, HashGrid
 from loupe.fields.positional import positional
@@ -36,6 +37,7 @@ _PROBES = 4096  # points at which a network is fitted to the sphere
 _RIDGE = 1e-5  # how strongly that fit holds on to the weights of the closed form
 _DENSITY_START = 0.1
 _LEAST_SCALE = 1e-4
+_FLAT = 1e-2  # of the density's scale: along a piece over which the distance changes by less, the density is one
 
 
 class SdfMlpConfig(Config):
@@ -215,7 +217,7 @@ def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
     return (length - 1).square().mean()
 
 
-class _Density(nn.Module):
+class Density(nn.Module):
     """Signed distances -> densities per world unit, with a learnt `scale`: how soft the surface is.
 
     `unit`: the length that the learnt number counts in, world units; a field's `scale` makes it begin and learn alike
@@ -232,8 +234,27 @@ class _Density(nn.Module):
         """The distribution's scale, world units; never below 1e-4 of `unit`."""
         return self._unit * (self.softness.abs() + _LEAST_SCALE)
 
+    def forward(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The density at points of these signed distances."""
+        raise NotImplementedError
 
-class LaplaceDensity(_Density):
+    def integral(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Of the density over the distance, up to a constant."""
+        raise NotImplementedError
+
+    def depth(
+        self, distance: Float[Tensor, " n"], slope: Float[Tensor, " n"], length: Float[Tensor, " n"]
+    ) -> Float[Tensor, " n"]:
+        """The optical depth of straight pieces, `length` long, in whose middle the signed distance is `distance` and
+        along which it grows by `slope` a unit: exact however hard the surface is."""
+        change = slope * length
+        grows = change.abs() > _FLAT * self.scale.detach()
+        first, last = distance - change / 2, distance + change / 2
+        steep = (self.integral(last) - self.integral(first)) / torch.where(grows, slope, 1)
+        return torch.where(grows, steep, self(distance) * length)
+
+
+class LaplaceDensity(Density):
     """VolSDF's density, (1/b) times the Laplace distribution's cumulative function of scale b at -d (equations 2, 3).
 
     The default, because the error bound of VolSDF's sampler is derived for it.
@@ -241,19 +262,25 @@ class LaplaceDensity(_Density):
 
     def forward(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The density at points of these signed distances."""
-        scale = self.scale
-        outside = 0.5 * torch.exp(-distance.clamp(min=0) / scale)
-        inside = 1 - 0.5 * torch.exp(distance.clamp(max=0) / scale)
-        return torch.where(distance > 0, outside, inside) / scale
+        return volume.laplace_density(distance, self.scale)
+
+    def integral(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """See `Density`."""
+        tail = -0.5 * torch.exp(-distance.abs() / self.scale)
+        return torch.where(distance > 0, tail, distance / self.scale + tail)
 
 
-class LogisticDensity(_Density):
+class LogisticDensity(Density):
     """VQ-NeRF's density, (1/a) sigmoid(-d / a) (Yang et al. 2023, equation 4)."""
 
     def forward(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The density at points of these signed distances."""
         scale = self.scale
         return torch.sigmoid(-distance / scale) / scale
+
+    def integral(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """See `Density`."""
+        return -softplus(-distance / self.scale)
 
 
 class ColourHead(nn.Module):

@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
-from loupe.field_views import Composite, RayPenalties, composite_hits, ray_terms, render_maps
+from loupe.field_views import Composite, RayPenalties, composite_hits, ray_terms, reached, render_maps
 from loupe.fields.radiance import FieldConfig, Hits, RadianceField
 from loupe.method import DECODER, Method, Phase, Picture, Recipe, Segment, Setting, Window
 from loupe.nets.discriminator import STRIDE, Discriminator
@@ -234,7 +234,7 @@ class FourKNerf:
         ratio = self._setting.scene.ratio
         columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
         part = window or Window(0, 0, camera.width, camera.height)
-        outer = _reached(part, ratio, self.decoder.radius, (columns, rows))
+        outer = reached(part, ratio, self.decoder.radius, (columns, rows))
         low = camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
         maps = render_maps(self.field, low, self._backdrop, outer, self.reduce).movedim(-1, 0)[None]
         directions = _directions(low, outer, self._setting.device) if "direction" in self._config.conditions else None
@@ -370,12 +370,3 @@ def _directions(camera: Camera, part: Window, device: torch.device | str) -> Flo
     x, y = (axis.flatten().to(device) for axis in (x + part.x, y + part.y))
     rays = Cameras.stack([camera], device).rays(torch.zeros_like(x), x, y)
     return rays.directions.T.reshape(1, 3, part.height, part.width)
-
-
-def _reached(part: Window, ratio: int, reach: int, size: tuple[int, int]) -> Window:
-    """The low-resolution pixels of a picture of `size` (columns, rows) of them on which a full-resolution window
-    depends, if a pixel depends on those up to `reach` away."""
-    left, top = max(0, part.x // ratio - reach), max(0, part.y // ratio - reach)
-    right = min(size[0], -(-(part.x + part.width) // ratio) + reach)
-    bottom = min(size[1], -(-(part.y + part.height) // ratio) + reach)
-    return Window(left, top, right - left, bottom - top)

@@ -60,7 +60,9 @@ class Codebook:
 
 def read_trials(pipeline: Pipeline, folder: Path) -> list[Trial]:
     """The trials that the pipeline lists, in its order. Raises `InputError` for broken files."""
-    trials, fitted = [], {(graft.capture, graft.name): graft.encoder for graft in pipeline.grafts.values()}
+    fitted = {(graft.capture, graft.name): graft.encoder for graft in pipeline.grafts.values()}
+    fitted |= {(graft.capture, graft.name): graft.encoder for graft in pipeline.codebook_grafts.values()}
+    trials = []
     for entry in pipeline.trials.values():
         capture, encoder = folder / entry.capture, fitted.get((entry.capture, entry.encoder), entry.encoder)
         place = capture / entry.recipe

@@ -1,0 +1,310 @@
+"""VQ-NeRF: a surface field makes features at low resolution, the nearest codes of a codebook take their place, and its
+decoder makes the picture of them.
+
+The encoder phase is VolSDF's, on the low-resolution pixels. The joint phase trains in every step on both scales with
+one field: patches of low-resolution rays, whose features are quantised and decoded, and single rays at full resolution,
+whose colours keep the details of the geometry. The codebook and its decoder were pretrained on the training views; they
+come with the encoder (`codebook_grafts` in configs/pipeline.yaml).
+
+Yang et al., "VQ-NeRF: Vector quantization enhances implicit neural representations", 2023 (arXiv 2310.14487); what it
+leaves open stands in docs/decisions/0019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.functional import interpolate, mse_loss
+
+from loupe.camera import Camera
+from loupe.codebook import NetworkConfig, VqVae
+from loupe.config import Config
+from loupe.errors import InputError
+from loupe.field_views import reached
+from loupe.fields.surface import SurfaceConfig
+from loupe.mesh import Mesh
+from loupe.method import DECODER, Method, Phase, Picture, Recipe, Segment, Setting, Window
+from loupe.nets.autoencoder import in_tiles
+from loupe.nets.clip import clip_for, semantic_distance
+from loupe.patches import Patch, TrainingPatches
+from loupe.pixels import PixelBatch, TrainingPixels
+from loupe.rays import Rays
+from loupe.surface_fit import (
+    SurfaceFit,
+    SurfaceFitConfig,
+    anywhere,
+    backdrop_of,
+    coloured_mesh,
+    draw_seed,
+    field_groups,
+    field_progress,
+    look_through,
+    make_field,
+    unevenness,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+_TILE = 128  # cells a side that are decoded at once
+
+
+class Encoder(Config):
+    """The recipe's section `encoder`."""
+
+    seed: int = 0
+    field: SurfaceConfig = SurfaceConfig()
+    fit: SurfaceFitConfig
+
+
+class Weights(Config):
+    """Weights of the loss terms (the paper's section 3.3): the decoded patches' (L2), the single rays' (L1), CLIP's,
+    the codes' (L1), and Eikonal."""
+
+    decoded: float = Field(default=1.0, gt=0)
+    global_: float = Field(default=1.0, ge=0, alias="global")
+    semantic: float = Field(default=1.0, ge=0)
+    codes: float = Field(default=1.0, ge=0)
+    eikonal: float = Field(default=0.1, ge=0)
+
+
+class Joint(Config):
+    """The recipe's section `joint`.
+
+    Attributes:
+        seed: of everything random.
+        steps: of training.
+        codebook: the shape of the codebook that comes with the encoder.
+        patch: side of a patch, in low-resolution pixels.
+        patches: a step.
+        rays: single rays at full resolution, a step; 0 for the paper's "without global".
+        train_decoder: whether the codebook's decoder learns on.
+        grid_rate, network_rate, scale_rate, decoder_rate: Adam's learning rates.
+        decay: of the rates, over the phase.
+        refresh: steps between two looks at which cells hold anything.
+        weights: of the loss terms.
+    """
+
+    seed: int = 0
+    steps: int = Field(ge=1)
+    codebook: NetworkConfig
+    patch: int = Field(default=16, ge=8)
+    patches: int = Field(default=2, ge=1)
+    rays: int = Field(default=1024, ge=0)
+    train_decoder: bool = False
+    grid_rate: float = Field(default=1e-2, gt=0)
+    network_rate: float = Field(default=5e-4, gt=0)
+    scale_rate: float = Field(default=5e-4, gt=0)
+    decoder_rate: float = Field(default=5e-4, gt=0)
+    decay: float = Field(default=1.0, gt=0, le=1)
+    refresh: int = Field(default=50, ge=1)
+    weights: Weights = Weights()
+
+
+class VqNerfBatch(NamedTuple):
+    """Patches; single pixels, if any; points (n, 3) anywhere in the box; and the seed by which samples are jittered."""
+
+    patches: Sequence[Patch]
+    pixels: PixelBatch | None
+    anywhere: Float[Tensor, "n 3"]
+    seed: int
+
+
+def make_vq_nerf(phase: Phase, recipe: Recipe, setting: Setting) -> Method:
+    """The method in one phase. Raises `InputError` where the recipe or the scene does not fit."""
+    encoder = recipe.section("encoder", Encoder)
+    if phase == "joint":
+        return VqNerf(setting, recipe.section("joint", Joint), encoder.field)
+    return SurfaceFit(setting, "low", encoder.fit, encoder.field, recipe.section("joint", Joint).codebook.channels)
+
+
+class VqNerf:
+    """The joint phase: `loupe.method.Method`, with a surface."""
+
+    def __init__(self, setting: Setting, config: Joint, field: SurfaceConfig) -> None:
+        scene = setting.scene
+        if scene.sealed and setting.tiles:
+            raise InputError(f"{scene.folder}: VQ-NeRF trains on the full resolution, which is sealed")
+        if config.codebook.factor != scene.ratio:
+            raise InputError(
+                f"joint.codebook.factor {config.codebook.factor} must be the scene's ratio of {scene.ratio}: a cell of "
+                "the codebook is a low-resolution pixel"
+            )
+        self._setting, self._config = setting, config
+        self.field = make_field(setting, field, config.codebook.channels)
+        self.codebook = VqVae(config.codebook).to(setting.device).eval()
+        self._pixels = TrainingPixels(scene, setting.tiles, "full") if setting.tiles else None
+        self._patches = TrainingPatches(scene, setting.tiles, config.patch) if setting.tiles else None
+        self._backdrop = backdrop_of(setting, self._pixels).to(setting.device)
+        self._noted = {"psnr": torch.tensor(math.nan), "right": torch.tensor(math.nan)}
+
+    def start_from(self, encoder: Mapping[str, Tensor]) -> None:
+        """Take over the surface of the encoder phase, and the codebook beside it."""
+        if not any(name.startswith(DECODER) for name in encoder):
+            raise InputError(
+                "VQ-NeRF needs a codebook beside its encoder: in configs/pipeline.yaml, name an entry of "
+                "`codebook_grafts` as the trial's encoder"
+            )
+        self.load_state(encoder)
+
+    def segments(self) -> Sequence[Segment]:
+        """One."""
+        return [Segment("joint", self._config.steps)]
+
+    def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
+        """One Adam for the field and, if it is to learn, the decoder."""
+        config = self._config
+        groups = field_groups(self.field, config)
+        if config.train_decoder:
+            groups.append({"params": list(self.codebook.decoder.parameters()), "lr": config.decoder_rate})
+        return {"joint": torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)}
+
+    def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
+        """Down to `decay`."""
+        return {"joint": self._config.decay ** (step / segment.steps)}
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> VqNerfBatch:
+        """Patches and single pixels of the training views, and points in the box."""
+        if self._patches is None or self._pixels is None:
+            raise InputError("nothing can be trained without tiles; run cut_tiles")
+        config, device = self._config, self._setting.device
+        patches = self._patches.draw(step, config.patches, config.seed, device)
+        pixels = self._pixels.draw(config.rays, generator, device) if config.rays else None
+        count = config.rays + sum(patch.low[0].numel() for patch in patches)
+        return VqNerfBatch(patches, pixels, anywhere(self.field, count, generator), draw_seed(generator))
+
+    def losses(self, batch: VqNerfBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        """The paper's terms, weighted."""
+        self.field.train()
+        generator = torch.Generator().manual_seed(batch.seed)
+        weights, code = self._config.weights, self.field.code
+        assert code is not None
+        rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch.patches), strict=True)))
+        seen = self.field.look(rays, code, generator)
+        rows = seen.values + seen.left[:, None] * self._code_behind
+        gathered = [
+            self._decoded_terms(one, patch)
+            for one, patch in zip(_maps(rows, batch.patches), batch.patches, strict=True)
+        ]
+        terms = {name: torch.stack([one[name] for one in gathered]).mean() for name in gathered[0]}
+        self._noted = {name: terms.pop(name).detach() for name in ("psnr", "right")}
+        gradients = seen.gradient
+        if batch.pixels is not None:
+            single = self.field.look(batch.pixels.rays, self.field.colour, generator)
+            made = single.values + single.left[:, None] * self._backdrop
+            terms["global"] = weights.global_ * (made - batch.pixels.colours).abs().mean()
+            gradients = torch.cat([gradients, single.gradient])
+        terms["eikonal"] = weights.eikonal * unevenness(self.field, seen._replace(gradient=gradients), batch.anywhere)
+        return {"joint": terms}
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        """Look again at which cells hold anything, now and then."""
+        if (step + 1) % self._config.refresh == 0:
+            self.field.refresh()
+        return False
+
+    def progress(self) -> Mapping[str, float]:
+        """Of the last batch: PSNR of the decoded patches; the share of cells with the photo's code."""
+        return {name: float(value) for name, value in self._noted.items()} | field_progress(self.field)
+
+    def state(self) -> dict[str, Tensor]:
+        """The field, the codebook and the backdrop."""
+        codebook = {f"{DECODER}{name}": value for name, value in self.codebook.state_dict().items()}
+        return dict(self.field.state_dict()) | codebook | {"backdrop": self._backdrop}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self._backdrop = state["backdrop"].to(self._setting.device)
+        codebook = {name.removeprefix(DECODER): value for name, value in state.items() if name.startswith(DECODER)}
+        try:
+            self.codebook.load_state_dict(codebook)
+        except RuntimeError as error:
+            *_, reason = str(error).splitlines()
+            raise InputError(
+                f"joint.codebook is not the shape of the codebook to begin with: {reason.strip()}"
+            ) from None
+        self.codebook.requires_grad_(False)
+        self.codebook.decoder.requires_grad_(self._config.train_decoder)
+        self.field.take(
+            {name: value for name, value in state.items() if name != "backdrop" and not name.startswith(DECODER)}
+        )
+        self.__dict__.pop("_code_behind", None)
+
+    def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
+        """The view of `camera`: field at low resolution, codes, decoder in tiles."""
+        ratio = self._setting.scene.ratio
+        columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
+        part = window or Window(0, 0, camera.width, camera.height)
+        outer = reached(part, ratio, self.codebook.decoder.radius, (columns, rows))
+        low = camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
+        code = self.field.code
+        assert code is not None
+        values, depth, opacity, _ = look_through(self.field, code, low, outer)
+        features = (values + (1 - opacity)[..., None] * self._code_behind).movedim(-1, 0)[None]
+        picture = self._decode(features)
+        left, top = part.x - outer.x * ratio, part.y - outer.y * ratio
+        crop = (slice(top, top + part.height), slice(left, left + part.width))
+        enlarged = interpolate(torch.stack([depth, opacity])[None], scale_factor=ratio, mode="bilinear")[0]
+        return Picture(picture[0].movedim(0, -1)[crop].clamp(0, 1), enlarged[0][crop], enlarged[1][crop])
+
+    def surface(self) -> Mesh:
+        """See `loupe.method.HasSurface`."""
+        return coloured_mesh(self.field, self._setting)
+
+    def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
+        """See `loupe.method.HasSurface`."""
+        return look_through(self.field, self.field.colour, camera)[3]
+
+    @torch.no_grad()
+    def _decode(self, features: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 fh fw"]:
+        """The picture of features, through the nearest codes; seamless in tiles."""
+        codes = self.codebook.quantizer(features).codes
+        return in_tiles(
+            self.codebook.decode, codes, Fraction(self.codebook.factor), _TILE, self.codebook.decoder.radius
+        )
+
+    def _decoded_terms(self, features: Float[Tensor, "1 c h w"], patch: Patch) -> dict[str, Tensor]:
+        """What is asked of a patch: its picture, its codes and what CLIP sees; to be shown, its PSNR and the share of
+        cells with the photo's code."""
+        weights, photo = self._config.weights, patch.full[None]
+        quantized = self.codebook.quantizer(features)
+        made = self.codebook.decode(quantized.passed)
+        with torch.no_grad():
+            true = self.codebook.quantizer(self.codebook.encode(photo))
+        seen = patch.full_seen[None]
+        made, photo = torch.where(seen, made, 0), torch.where(seen, photo, 0)
+        error = mse_loss(made, photo)
+        terms = {"decoded": weights.decoded * error, "psnr": -10 * error.log10()}
+        terms["right"] = (quantized.indices == true.indices).float().mean()
+        if weights.codes:
+            terms["codes"] = weights.codes * (quantized.passed - true.codes).abs().mean()
+        if weights.semantic:
+            terms["semantic"] = weights.semantic * semantic_distance(self._clip, made, photo)
+        return terms
+
+    @cached_property
+    def _code_behind(self) -> Float[Tensor, " c"]:
+        """The code of the backdrop's colour, which stands behind the field."""
+        side = 3 * self.codebook.encoder.radius * self.codebook.factor
+        plain = self._backdrop.view(1, 3, 1, 1).expand(1, 3, side, side)
+        with torch.no_grad():
+            latents = self.codebook.encode(plain)
+        return latents[0, :, latents.shape[2] // 2, latents.shape[3] // 2]
+
+    @cached_property
+    def _clip(self) -> nn.Module:
+        return clip_for("joint.weights.semantic").to(self._setting.device)
+
+
+def _maps(rows: Float[Tensor, "n c"], patches: Sequence[Patch]) -> list[Float[Tensor, "1 c h w"]]:
+    """The rays' rows as maps."""
+    parts = torch.split(rows, [patch.low[0].numel() for patch in patches])
+    return [one.T.reshape(1, -1, *patch.low.shape[1:]) for one, patch in zip(parts, patches, strict=True)]

@@ -1,0 +1,253 @@
+"""Training a surface field from single rays: VolSDF's losses on either kind of field.
+
+The method `volsdf` is this and nothing else; `vq_nerf` begins with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from loupe.camera import Camera
+from loupe.config import Config
+from loupe.errors import InputError
+from loupe.fields.sdf import ColourHead, distance_and_normal, eikonal
+from loupe.fields.surface import Seen, SurfaceConfig, SurfaceField
+from loupe.images import to_uint8
+from loupe.mesh import Mesh, extract
+from loupe.method import DECODER, Picture, Segment, Setting, Window
+from loupe.pixels import PixelBatch, TrainingPixels
+from loupe.rays import Cameras
+from loupe.scene import Level
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+_CHUNK = 1 << 12  # rays rendered at a time
+_NOTHING = 1e-3  # the opacity from which on a pixel has a depth and a normal
+_MESH = 256  # cells along the longest side of the box
+
+
+class SurfaceFitConfig(Config):
+    """How a surface is trained in one phase.
+
+    Attributes:
+        steps: of training.
+        rays: a step.
+        grid_rate, network_rate, scale_rate: Adam's learning rates of a hash grid, of the networks, and of the density's
+            scale. They fall to `decay` over the phase, by an equal factor every step.
+        eikonal: weight of that loss, on the samples and on as many points anywhere in the box as there are rays.
+        refresh: steps between two looks at which cells hold anything.
+    """
+
+    steps: int = Field(ge=1)
+    rays: int = Field(default=1024, ge=1)
+    grid_rate: float = Field(default=1e-2, gt=0)
+    network_rate: float = Field(default=5e-4, gt=0)
+    scale_rate: float = Field(default=5e-4, gt=0)
+    decay: float = Field(default=0.1, gt=0, le=1)
+    eikonal: float = Field(default=0.1, ge=0)
+    refresh: int = Field(default=50, ge=1)
+
+
+class SurfaceBatch(NamedTuple):
+    """Pixels, the noise (n, 3) that stands behind them, points (n, 3) anywhere in the box, and the seed by which samples
+    are jittered."""
+
+    pixels: PixelBatch
+    noise: Float[Tensor, "n 3"]
+    anywhere: Float[Tensor, "n 3"]
+    seed: int
+
+
+class SurfaceFit:
+    """A surface in training on the pixels of one level: `loupe.method.Method`, for methods to be or to have."""
+
+    def __init__(
+        self, setting: Setting, level: Level, config: SurfaceFitConfig, field: SurfaceConfig, codes: int = 0
+    ) -> None:
+        """`codes`: see `SurfaceField`. Raises `InputError` for scenes that such a field cannot hold."""
+        self._setting, self._config = setting, config
+        self._pixels = TrainingPixels(setting.scene, setting.tiles, level) if setting.tiles else None
+        self.field = make_field(setting, field, codes)
+        self._backdrop = backdrop_of(setting, self._pixels).to(setting.device)
+        self._psnr = torch.tensor(torch.nan)
+
+    def start_from(self, encoder: Mapping[str, Tensor]) -> None:
+        """Take over the field of an earlier phase."""
+        if any(name.startswith(DECODER) for name in encoder):
+            raise InputError("volsdf has no decoder; the trial's encoder in configs/pipeline.yaml must be no graft")
+        self.load_state(encoder)
+
+    def segments(self) -> Sequence[Segment]:
+        """One."""
+        return [Segment("surface", self._config.steps)]
+
+    def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
+        """One Adam; a grid has its own rate."""
+        config = self._config
+        groups = field_groups(self.field, config)
+        return {"surface": torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)}
+
+    def learning_rates(self, segment: Segment, step: int) -> Mapping[str, float]:
+        """Down to `decay`."""
+        return {"surface": self._config.decay ** (step / segment.steps)}
+
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> SurfaceBatch:
+        """Random pixels of the training views, noise, and points in the box."""
+        if self._pixels is None:
+            raise InputError("nothing can be trained without tiles; run cut_tiles")
+        device = self._setting.device
+        pixels = self._pixels.draw(self._config.rays, generator, device)
+        noise = torch.rand(len(pixels.colours), 3, generator=generator).to(device)
+        return SurfaceBatch(pixels, noise, anywhere(self.field, self._config.rays, generator), draw_seed(generator))
+
+    def losses(self, batch: SurfaceBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        """VolSDF's: the absolute difference of the colours, and Eikonal. Noise behind the field and, where masks cut,
+        behind the photo leaves no background to hide a hole in."""
+        self.field.train()
+        generator = torch.Generator().manual_seed(batch.seed)
+        pixels = batch.pixels
+        seen = self.field.look(pixels.rays, self.field.colour, generator)
+        made = seen.values + seen.left[:, None] * batch.noise
+        true = pixels.over(batch.noise, self._backdrop)
+        self._psnr = -10 * (made - true).detach().square().mean().log10()
+        terms = {"colour": (made - true).abs().mean()}
+        if self._config.eikonal:
+            terms["eikonal"] = self._config.eikonal * unevenness(self.field, seen, batch.anywhere)
+        return {"surface": terms}
+
+    def after_step(self, segment: Segment, step: int) -> bool:
+        """Look again at which cells hold anything, now and then."""
+        if (step + 1) % self._config.refresh == 0:
+            self.field.refresh()
+        return False
+
+    def progress(self) -> Mapping[str, float]:
+        """Of the last batch: PSNR; the density's scale as a share of the box's extent; the cells looked at."""
+        return {"psnr": float(self._psnr), **field_progress(self.field)}
+
+    def state(self) -> dict[str, Tensor]:
+        """The field and the backdrop."""
+        return dict(self.field.state_dict()) | {"backdrop": self._backdrop}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        self._backdrop = state["backdrop"].to(self._setting.device)
+        self.field.take({name: value for name, value in state.items() if name != "backdrop"})
+
+    def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
+        """The view of `camera`, ray by ray, over the scene's backdrop or the training photos' mean colour."""
+        values, depth, opacity, _ = look_through(self.field, self.field.colour, camera, window)
+        colour = values + (1 - opacity)[..., None] * self._backdrop
+        return Picture(colour.clamp(0, 1), depth, opacity)
+
+    def surface(self) -> Mesh:
+        """Marching cubes over the box, coloured as seen from straight above the surface."""
+        return coloured_mesh(self.field, self._setting)
+
+    def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
+        """See `loupe.method.HasSurface`."""
+        return look_through(self.field, self.field.colour, camera)[3]
+
+
+def make_field(setting: Setting, config: SurfaceConfig, codes: int = 0) -> SurfaceField:
+    """A new field over the setting's space and occupancy. Raises `InputError` for a scene that it cannot hold."""
+    scene = setting.scene
+    if scene.moves:
+        raise InputError(f"{scene.folder}: the scene moves, but this method knows a single moment only")
+    if setting.space.kind != "bounded":
+        raise InputError(f"{scene.folder}: a signed distance needs a bounded space; set space.kind")
+    occupied = setting.occupancy.grid
+    return SurfaceField(config, setting.space, occupied, codes).to(setting.device)
+
+
+def backdrop_of(setting: Setting, pixels: TrainingPixels | None) -> Float[Tensor, " 3"]:
+    """What stands behind the field in pictures: what masks cut out stands before, or the photos' mean colour."""
+    if setting.scene.masks == "cut":
+        return torch.tensor(setting.scene.backdrop).float() / 255
+    return pixels.mean_colour() if pixels else torch.zeros(3)
+
+
+class Rates(Protocol):
+    """Learning rates of the parts of a field."""
+
+    grid_rate: float
+    network_rate: float
+    scale_rate: float
+
+
+def field_groups(field: SurfaceField, rates: Rates) -> list[dict[str, object]]:
+    """A field's parameters with their rates."""
+    scale = list(field.density.parameters())
+    grid = [value for name, value in field.named_parameters() if ".grid." in name]
+    apart = {id(value) for value in (*grid, *scale)}
+    rest = [value for value in field.parameters() if id(value) not in apart]
+    groups = [(rest, rates.network_rate), (grid, rates.grid_rate), (scale, rates.scale_rate)]
+    return [{"params": parts, "lr": rate} for parts, rate in groups if parts]
+
+
+def field_progress(field: SurfaceField) -> dict[str, float]:
+    """Numbers worth showing of a field."""
+    scale = float(field.density.scale.detach() / field.shape.scale)
+    return {"scale": scale, "cells": float(field.alive.float().mean())}
+
+
+def anywhere(field: SurfaceField, count: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    """Random points of the box, in the world."""
+    return field.space.to_world(torch.rand(count, 3, generator=generator).to(field.alive.device))
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """The seed of another generator."""
+    return int(torch.randint(1 << 62, (), generator=generator))
+
+
+def unevenness(field: SurfaceField, seen: Seen, points: Float[Tensor, "n 3"]) -> Tensor:
+    """The Eikonal loss on samples and on other points."""
+    _, _, gradient = distance_and_normal(field.shape, points)
+    return eikonal(torch.cat([seen.gradient, gradient]))
+
+
+@torch.no_grad()
+def look_through(
+    field: SurfaceField, head: ColourHead, camera: Camera, window: Window | None = None
+) -> tuple[Float[Tensor, "h w c"], Float[Tensor, "h w"], Float[Tensor, "h w"], Float[Tensor, "h w 3"]]:
+    """What a camera sees of a field by a head, in bounded memory: values, not over anything; z-depth; opacity; unit
+    normals in the world. Depth and normal are 0 where there is nothing."""
+    field.eval()
+    part = window or Window(0, 0, camera.width, camera.height)
+    device = field.alive.device
+    cameras, pieces = Cameras.stack([camera], device), []
+    forward = torch.tensor(camera.forward, dtype=torch.float32, device=device)
+    for pixel in torch.split(torch.arange(part.width * part.height, device=device), _CHUNK):
+        rays = cameras.rays(torch.zeros_like(pixel), part.x + pixel % part.width, part.y + pixel // part.width)
+        seen = field.look(rays, head)
+        opacity = 1 - seen.left
+        solid = (opacity > _NOTHING).float()
+        depth = seen.t / opacity.clamp(min=_NOTHING) * (rays.directions @ forward) * solid
+        normal = torch.nn.functional.normalize(seen.normal, dim=1) * solid[:, None]
+        pieces.append(torch.cat([seen.values, depth[:, None], opacity[:, None], normal], 1))
+    whole = torch.cat(pieces).view(part.height, part.width, -1)
+    return whole[..., :-5], whole[..., -5], whole[..., -4], whole[..., -3:]
+
+
+@torch.no_grad()
+def coloured_mesh(field: SurfaceField, setting: Setting) -> Mesh:
+    """The field's surface; raises `InputError` if there is none."""
+    field.eval()
+    device = field.alive.device
+    vertices, faces = extract(
+        lambda points: field.shape(points.to(device))[0], field.space, _MESH, setting.occupancy.query
+    )
+    colours = []
+    for points in torch.split(torch.from_numpy(vertices).to(device), _CHUNK):
+        _, features, gradient = distance_and_normal(field.shape, points)
+        above = -torch.nn.functional.normalize(gradient, dim=1)
+        colours.append(field.colour(field.shape.normalised(points), gradient, above, features).cpu())
+    return Mesh(vertices, faces, to_uint8(np.concatenate([part.numpy() for part in colours])))
