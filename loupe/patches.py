@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from loupe.images import WHOLE
+from loupe.images import WHOLE, Pixels
 from loupe.rays import Cameras, Rays
 from loupe.scene import Level, Scene
 from loupe.tiles import LEVELS, Tiles
@@ -38,9 +38,12 @@ class Patch(NamedTuple):
 
 
 class TrainingPatches:
-    """All patches of the training views, `side` low-resolution pixels wide and high or cut off by the edge."""
+    """All patches of the training views, `side` low-resolution pixels wide and high or cut off by the edge.
 
-    def __init__(self, scene: Scene, tiles: Tiles, side: int) -> None:
+    With `subject`, where masks cut, only those that show something of it.
+    """
+
+    def __init__(self, scene: Scene, tiles: Tiles, side: int, subject: bool = False) -> None:
         self._ratio = tiles.ratio
         self._pictures = {level: [tiles.image(name, level) for name in scene.train] for level in LEVELS}
         looked_at = tiles.mask if scene.masks == "look" else lambda name, level: None
@@ -51,6 +54,9 @@ class TrainingPatches:
             for view, picture in enumerate(self._pictures["low"])
             for (y, height), (x, width) in product(*(_stretches(extent, side) for extent in picture.shape[:2]))
         ]
+        if subject and scene.masks == "cut":
+            masks = [tiles.mask(name, "low") for name in scene.train]
+            self.windows = [window for window in self.windows if _is_covered(masks[window[0]], window)]
 
     def draw(self, step: int, count: int, seed: int, device: torch.device | str) -> list[Patch]:
         """The `count` patches of a step: a function of `seed` and `step` alone."""
@@ -83,6 +89,12 @@ class TrainingPatches:
         mask = self._masks[level][view]
         seen = np.ones((height, width), bool) if mask is None else mask[part] > WHOLE
         return pixels, torch.from_numpy(seen).to(device)[None]
+
+
+def _is_covered(mask: Pixels | None, window: tuple[int, int, int, int, int]) -> bool:
+    """Whether a mask has something in a window."""
+    _, x, y, width, height = window
+    return mask is None or bool(mask[y : y + height, x : x + width].any())
 
 
 def _stretches(extent: int, side: int) -> list[tuple[int, int]]:

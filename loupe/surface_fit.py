@@ -56,8 +56,8 @@ class SurfaceFitConfig(Config):
 
 
 class SurfaceBatch(NamedTuple):
-    """Pixels, the noise (n, 3) that stands behind them, points (n, 3) anywhere in the box, and the seed by which samples
-    are jittered."""
+    """Pixels, the noise (n, 3) that stands behind them, points (n, 3) anywhere in the box, and the seed by which
+    samples are jittered."""
 
     pixels: PixelBatch
     noise: Float[Tensor, "n 3"]
@@ -68,13 +68,11 @@ class SurfaceBatch(NamedTuple):
 class SurfaceFit:
     """A surface in training on the pixels of one level: `loupe.method.Method`, for methods to be or to have."""
 
-    def __init__(
-        self, setting: Setting, level: Level, config: SurfaceFitConfig, field: SurfaceConfig, codes: int = 0
-    ) -> None:
-        """`codes`: see `SurfaceField`. Raises `InputError` for scenes that such a field cannot hold."""
+    def __init__(self, setting: Setting, level: Level, config: SurfaceFitConfig, field: SurfaceConfig) -> None:
+        """Raises `InputError` for scenes that such a field cannot hold."""
         self._setting, self._config = setting, config
         self._pixels = TrainingPixels(setting.scene, setting.tiles, level) if setting.tiles else None
-        self.field = make_field(setting, field, codes)
+        self.field = make_field(setting, field)
         self._backdrop = backdrop_of(setting, self._pixels).to(setting.device)
         self._psnr = torch.tensor(torch.nan)
 

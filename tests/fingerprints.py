@@ -112,6 +112,7 @@ MEASURES: dict[str, Callable[[Path], Fingerprint]] = {
     "pretrain_codebook": of_codebook,
     "fit_encoder": of_model,
     "graft_decoder": of_model,
+    "graft_codebook": of_model,
     "train_joint": of_model,
     "render_views": of_renders,
     "score_renders": of_scores,

@@ -37,13 +37,18 @@ STAGES = {
     "carve_space@tiny": "space.json",
     "pretrain_codebook@tiny": "model.safetensors",
     "fit_encoder@tiny.small": "model.safetensors",
+    "fit_encoder@tiny.surface": "model.safetensors",
     "graft_decoder@tiny.again": "model.safetensors",
+    "graft_codebook@tiny.coded": "model.safetensors",
     "train_joint@tiny.decoded": "model.safetensors",
     "train_joint@tiny.small": "model.safetensors",
+    "train_joint@tiny.surface": "model.safetensors",
     "render_views@tiny.decoded": "renders.json",
     "render_views@tiny.small": "renders.json",
+    "render_views@tiny.surface": "mesh.ply",
     "score_renders@tiny.decoded": "scores.json",
     "score_renders@tiny.small": "scores.json",
+    "score_renders@tiny.surface": "scores.json",
     "write_report": "index.html",
 }
 SCENE, SPACE, TILES = (f"data/scenes/tiny/{name}" for name in ("scene", "space", "tiles"))

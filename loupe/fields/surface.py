@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _WORTH = 1e-4  # what a sample must weigh on its ray to be looked at
 _REACH = 12.0  # scales of the density from the surface: farther outside is empty, farther inside hidden
+_LEVEL = 1e-3  # a slope up to this leads to no surface
 _LOOSE = 1.5  # times half a cell's diagonal: a distance in training may change faster than it should
 
 
@@ -133,16 +134,18 @@ class SurfaceField(nn.Module):
         points = _along(rays, samples)
         distance, features, gradient = distance_and_normal(self.shape, points)
         directions = rays.directions.index_select(0, samples.ray)
-        tau = self.density.depth(distance, (gradient * directions).sum(1), samples.length)
+        slope = (gradient * directions).sum(1)
+        tau = self.density.depth(distance, slope, samples.length)
         weight, left = volume.absorb(tau, samples.ray, count)
         shown = head(self.shape.normalised(points), gradient, directions, features)
-        values = torch.cat([shown, samples.t[:, None], gradient], 1)
+        values = torch.cat([shown, _meets(samples, distance, slope)[:, None], gradient], 1)
         seen = volume.composite(weight, values, samples.ray, count)
         return Seen(seen[:, :-4], left, seen[:, -4], seen[:, -3:], gradient)
 
     def take(self, state: Mapping[str, Tensor]) -> None:
-        """Take over another such field's state."""
-        self.load_state_dict(dict(state))
+        """Take over another such field's state; one without a head for codes leaves this one's as it is."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("code.")}
+        self.load_state_dict(own | dict(state))
         self._keep(self.alive)
 
     @torch.no_grad()
@@ -198,6 +201,13 @@ class SurfaceField(nn.Module):
         # Half a step off, a hard surface weighs nothing and a moment later all.
         close = distance.abs() < samples.length
         return samples.of(((weight > _WORTH) | close).nonzero()[:, 0])
+
+
+def _meets(samples: Samples, distance: Float[Tensor, " m"], slope: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """Where on its piece of the ray each sample comes nearest to the surface."""
+    steep = torch.where(slope.abs() > _LEVEL, slope, torch.inf)
+    half = samples.length / 2
+    return samples.t - (distance / steep).clamp(-half, half)
 
 
 def _along(rays: Rays, samples: Samples) -> Float[Tensor, "m 3"]:

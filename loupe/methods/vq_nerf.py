@@ -123,7 +123,7 @@ def make_vq_nerf(phase: Phase, recipe: Recipe, setting: Setting) -> Method:
     encoder = recipe.section("encoder", Encoder)
     if phase == "joint":
         return VqNerf(setting, recipe.section("joint", Joint), encoder.field)
-    return SurfaceFit(setting, "low", encoder.fit, encoder.field, recipe.section("joint", Joint).codebook.channels)
+    return SurfaceFit(setting, "low", encoder.fit, encoder.field)
 
 
 class VqNerf:
@@ -142,7 +142,7 @@ class VqNerf:
         self.field = make_field(setting, field, config.codebook.channels)
         self.codebook = VqVae(config.codebook).to(setting.device).eval()
         self._pixels = TrainingPixels(scene, setting.tiles, "full") if setting.tiles else None
-        self._patches = TrainingPatches(scene, setting.tiles, config.patch) if setting.tiles else None
+        self._patches = TrainingPatches(scene, setting.tiles, config.patch, subject=True) if setting.tiles else None
         self._backdrop = backdrop_of(setting, self._pixels).to(setting.device)
         self._noted = {"psnr": torch.tensor(math.nan), "right": torch.tensor(math.nan)}
 

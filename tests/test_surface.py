@@ -1,0 +1,253 @@
+"""What rays see of a surface whose distance is known, and what VQ-NeRF makes of codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from loupe.camera import Camera
+from loupe.codebook import NetworkConfig, VqVae
+from loupe.config import parse_section
+from loupe.errors import InputError
+from loupe.fields.sdf import Density, LaplaceDensity, LogisticDensity
+from loupe.fields.surface import SurfaceConfig, SurfaceField
+from loupe.images import to_uint8
+from loupe.method import DECODER, Recipe, Setting
+from loupe.methods import volsdf, vq_nerf
+from loupe.methods.volsdf import VolSdf
+from loupe.methods.vq_nerf import VqNerf
+from loupe.occupancy import Occupancy
+from loupe.rays import Rays
+from loupe.scene import Points, Scene, View
+from loupe.space import Space
+from loupe.surface_fit import coloured_mesh, look_through
+from loupe.tiles import Tiles, write_tiles
+
+RECIPES = Path(__file__).parents[1] / "configs/recipes"
+SPACE = Space("bounded", (-1.0, -0.8, -1.2), (1.0, 0.9, 1.1))
+MIDDLE, RADIUS = torch.tensor([0.1, 0.0, -0.05]), 0.5
+BOUND = {"uniform": 32, "rounds": 3, "samples": 48, "extra": 8}
+SMALL: dict[str, dict[str, Any]] = {
+    "hash": {"hash": {"grid": {"levels": 2, "table": 256, "base": 4, "finest": 8}, "hidden": 8, "features": 3}},
+    "mlp": {"mlp": {"hidden": 8, "layers": 2, "skip": 1, "features": 3}, "bound": BOUND},
+}
+
+
+def ball(kind: str, density: str = "laplace", scale: float = 0.003) -> SurfaceField:
+    """A field whose distance is that to a ball, exactly."""
+    config = {"kind": kind, "density": density, "heads": {"hidden": 8, "layers": 1}, **SMALL[kind]}
+    field = SurfaceField(SurfaceConfig.model_validate(config), SPACE, torch.ones(16, 16, 16, dtype=torch.bool))
+
+    def known(points: Tensor) -> tuple[Tensor, Tensor]:
+        return (points - MIDDLE).norm(dim=1) - RADIUS, points.new_zeros(len(points), 3)
+
+    field.shape.forward = known  # type: ignore[method-assign]
+    with torch.no_grad():
+        field.density.softness.fill_(scale / float(field.shape.scale))
+    return field.eval()
+
+
+def fan(count: int = 300) -> Rays:
+    """Rays from one point towards the ball and past it."""
+    generator = torch.Generator().manual_seed(0)
+    origin = torch.tensor([0.3, -0.4, -4.0])
+    target = MIDDLE + 1.4 * RADIUS * (2 * torch.rand(count, 3, generator=generator) - 1)
+    return Rays(origin.expand(count, 3), torch.nn.functional.normalize(target - origin, dim=1))
+
+
+@pytest.mark.parametrize(("kind", "density"), [("hash", "laplace"), ("hash", "logistic"), ("mlp", "laplace")])
+def test_rays_end_on_the_surface(kind: str, density: str) -> None:
+    field, rays = ball(kind, density), fan()
+    seen = field.look(rays, field.colour)
+    along = ((MIDDLE - rays.origins) * rays.directions).sum(1)
+    gap = RADIUS**2 - (MIDDLE - rays.origins).square().sum(1) + along**2
+    hits, misses = gap > 0.01, gap < -0.06
+    assert min(hits.sum(), misses.sum()) > 50
+    assert seen.left[hits].max() < 0.01
+    assert seen.left[misses].min() > 0.99
+    opacity = 1 - seen.left
+    true = along - gap.clamp(min=0).sqrt()
+    assert (seen.t / opacity - true)[hits].abs().max() < 0.02
+    assert (seen.t / opacity - true)[hits].abs().mean() < 0.006
+    normal = torch.nn.functional.normalize(seen.normal, dim=1)
+    expected = (rays.origins + true[:, None] * rays.directions - MIDDLE) / RADIUS
+    assert (normal * expected).sum(1)[hits].min() > 0.97
+
+
+def test_long_steps_see_what_short_ones_see() -> None:
+    """The optical depth of a piece is exact, so a hard surface is no matter of luck."""
+    long, short = ball("hash"), ball("hash")
+    object.__setattr__(long.config, "step", 2.0)
+    object.__setattr__(short.config, "step", 0.1)
+    rays = fan()
+    one, other = (field.look(rays, field.colour) for field in (long, short))
+    assert (one.left - other.left).abs().mean() < 0.03
+    both = (one.left < 0.5) & (other.left < 0.5)
+    assert ((one.t / (1 - one.left)) - (other.t / (1 - other.left)))[both].abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("kind", [LaplaceDensity, LogisticDensity])
+def test_depths_are_the_integral_of_the_density(kind: type[Density]) -> None:
+    density = kind().double()
+    generator = torch.Generator().manual_seed(1)
+    distance = torch.randn(40, generator=generator, dtype=torch.float64) * 0.3
+    slope = 2 * torch.rand(40, generator=generator, dtype=torch.float64) - 1
+    slope[:3] = torch.tensor([0.0, 1e-9, 1e-4])
+    length = torch.rand(40, generator=generator, dtype=torch.float64) * 0.5
+    share = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000 - 0.5
+    fine = (
+        density((distance[:, None] + slope[:, None] * length[:, None] * share).flatten()).view(40, -1).mean(1) * length
+    )
+    torch.testing.assert_close(density.depth(distance, slope, length), fine, rtol=1e-4, atol=1e-6)
+
+
+def test_cells_without_surface_are_passed_over() -> None:
+    field, rays = ball("hash"), fan()
+    before = field.look(rays, field.colour)
+    field.refresh()
+    assert 0.02 < field.alive.float().mean() < 0.5
+    after = field.look(rays, field.colour)
+    torch.testing.assert_close(after.left, before.left, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        field.density.softness.fill_(1.0)
+    field.refresh()
+    assert field.alive.all()  # nothing is gone for good
+
+
+def test_a_mesh_of_it() -> None:
+    field = ball("hash")
+    setting = Setting(None, SPACE, Occupancy(torch.ones(8, 8, 8, dtype=torch.bool)))  # type: ignore[arg-type]
+    mesh = coloured_mesh(field, setting)
+    off = np.linalg.norm(mesh.vertices - MIDDLE.numpy(), axis=1) - RADIUS
+    assert np.abs(off).max() < 0.01 * RADIUS
+    assert len(mesh.colours) == len(mesh.vertices)
+
+
+def test_a_camera_sees_depth_and_normals() -> None:
+    field = ball("hash")
+    pose = np.eye(4)
+    pose[2, 3] = 4.0
+    camera = Camera(32, 24, 40.0, 40.0, 16.0, 12.0, pose)
+    _, depth, opacity, normals = look_through(field, field.colour, camera)
+    middle = depth[12, 17], opacity[12, 17], normals[12, 17]
+    assert abs(float(middle[0]) - (4 - 0.05 - RADIUS)) < 0.03
+    assert middle[1] > 0.99
+    assert middle[2][2] < -0.95
+    assert depth[0, 0] == opacity[0, 0] == normals[0, 0].abs().sum() == 0
+
+
+NETWORK = {"factor": 2, "codes": 24, "channels": 4, "width": 8, "encoder_blocks": 1, "decoder_blocks": 1}
+
+
+def scene_of(folder: Path, ratio: int = 2) -> Setting:
+    random = np.random.default_rng(0)
+    pose = np.eye(4)
+    pose[2, 3] = 4.0
+    camera = Camera(32, 24, 40.0, 40.0, 16.0, 12.0, pose)
+    views = [View(name, camera, f"{name}.png", 2.0, 6.0) for name in "abc"]
+    pictures = [(name, random.integers(0, 255, (24, 32, 3), np.uint8)) for name in "ab"]
+    write_tiles(folder, pictures, ratio)
+    scene = Scene(folder, views, Points.none(), ["a", "b"], ["c"], ratio, "analytic")
+    return Setting(scene, SPACE, Occupancy(torch.ones(8, 8, 8, dtype=torch.bool)), Tiles(folder))
+
+
+def vq(setting: Setting, **joint: Any) -> VqNerf:
+    encoder = {"field": {"heads": {"hidden": 8, "layers": 1}, **SMALL["hash"]}, "fit": {"steps": 1}}
+    section = {"steps": 1, "codebook": NETWORK, "patch": 8, "weights": {"semantic": 0.0}} | joint
+    recipe = Recipe({"method": "vq_nerf", "encoder": encoder, "joint": section})
+    torch.manual_seed(0)
+    made = vq_nerf.make_vq_nerf("joint", recipe, setting)
+    assert isinstance(made, VqNerf)
+    return made
+
+
+def begun(setting: Setting, **joint: Any) -> VqNerf:
+    made = vq(setting, **joint)
+    torch.manual_seed(1)
+    codebook = VqVae(NetworkConfig.model_validate(NETWORK))
+    for parameter in codebook.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    state = {name: value for name, value in made.state().items() if not name.startswith(DECODER)}
+    made.start_from(state | {f"{DECODER}{name}": value for name, value in codebook.state_dict().items()})
+    return made
+
+
+def test_the_decoder_reads_the_codes(tmp_path: Path) -> None:
+    """Another order of the codes makes another picture; the same order the same one."""
+    setting = scene_of(tmp_path)
+    made, camera = begun(setting), setting.scene.camera("c", "full")
+    before = made.render(camera, 0.0).colour
+    order = torch.randperm(NETWORK["codes"], generator=torch.Generator().manual_seed(3))
+    look_up = made.codebook.quantizer.lookup
+    made.codebook.quantizer.lookup = lambda indices: look_up(order[indices])  # type: ignore[method-assign]
+    permuted = made.render(camera, 0.0).colour
+    assert (before - permuted).abs().mean() > 0.05
+    made.codebook.quantizer.lookup = look_up  # type: ignore[method-assign]
+    assert torch.equal(made.render(camera, 0.0).colour, before)
+
+
+def test_the_codes_loss_moves_the_field_towards_the_photos_codes(tmp_path: Path) -> None:
+    setting = scene_of(tmp_path)
+    made = begun(setting, rays=0)
+    segment = made.segments()[0]
+    batch = made.batch(segment, 0, torch.Generator().manual_seed(0))
+    terms = made.losses(batch, segment)["joint"]
+    assert set(terms) == {"decoded", "codes", "eikonal"}
+    terms["codes"].backward()
+    code = made.field.code
+    assert code is not None
+    assert code.last.bias.grad is not None
+    assert code.last.bias.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in made.codebook.parameters())
+
+
+def test_what_vq_nerf_refuses(tmp_path: Path) -> None:
+    setting = scene_of(tmp_path)
+    with pytest.raises(InputError, match=r"joint\.codebook\.factor 4 must be the scene's ratio of 2"):
+        vq(setting, codebook=NETWORK | {"factor": 4})
+    made = vq(setting)
+    bare = {name: value for name, value in made.state().items() if not name.startswith(DECODER)}
+    with pytest.raises(InputError, match="needs a codebook beside its encoder"):
+        made.start_from(bare)
+    with pytest.raises(InputError, match=r"joint\.codebook is not the shape of the codebook"):
+        made.start_from(bare | {f"{DECODER}quantizer.codebook": torch.zeros(3, 4)})
+    encoder = {"field": SMALL["hash"] | {"heads": {"hidden": 8, "layers": 1}}, "fit": {"steps": 1}}
+    surface = VolSdf("encoder", Recipe({"method": "volsdf", "encoder": encoder}), setting)
+    with pytest.raises(InputError, match="volsdf has no decoder"):
+        surface.start_from(surface.state() | {f"{DECODER}x": torch.zeros(1)})
+    with pytest.raises(ValueError, match="density laplace alone"):
+        SurfaceConfig.model_validate({"kind": "mlp", "density": "logistic"})
+
+
+def test_the_recipes_are_valid() -> None:
+    for name, module in (("volsdf", volsdf), ("vq_nerf", vq_nerf)):
+        paths = sorted(RECIPES.glob(f"{name}*.yaml"))
+        assert paths
+        for path in paths:
+            content = yaml.safe_load(path.read_text())
+            assert content["method"] == name
+            parse_section(module.Encoder, content["encoder"], str(path))
+            parse_section(module.Joint, content["joint"], str(path))
+
+
+def test_codes_of_the_backdrop_stand_behind(tmp_path: Path) -> None:
+    """Where a ray meets nothing, the picture is what the codebook makes of the backdrop."""
+    setting = scene_of(tmp_path)
+    made = begun(setting)
+
+    def far(points: Tensor) -> tuple[Tensor, Tensor]:
+        return 9 + 0 * points[:, 0], points.new_zeros(len(points), 3)
+
+    made.field.shape.forward = far  # type: ignore[method-assign]
+    picture = made.render(setting.scene.camera("c", "full"), 0.0)
+    assert picture.opacity.max() < 1e-3
+    codes = made.codebook.quantizer(made._code_behind.view(1, -1, 1, 1).expand(1, -1, 40, 40)).codes
+    expected = made.codebook.decode(codes)[0, :, 40:42, 40:42].clamp(0, 1)
+    torch.testing.assert_close(picture.colour[12:14, 16:18].movedim(-1, 0), expected, atol=1e-4, rtol=0)
+    assert to_uint8(picture.colour.numpy()).shape == (24, 32, 3)
