@@ -14,6 +14,7 @@ renders.json       what there is, and the film's warping error
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import Field
 from loupe.camera import Camera
 from loupe.config import Config
 from loupe.consistency import Consistency
+from loupe.errors import InputError
 from loupe.images import Pixels, to_uint8, write_image
 from loupe.method import HasSurface, MadeOfPoints, Method, Picture
 from loupe.paths import arc, read_camera_path, spiral
@@ -34,6 +36,8 @@ from loupe.space import Space
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+_logger = logging.getLogger(__name__)
 
 _FAR = 1.25  # depths up to so many times the scene's far bound can be told apart
 
@@ -98,8 +102,7 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
         _write_clouds(method, out / "points")
         content["points"] = "points"
     if isinstance(method, HasSurface):
-        _write_surface(method, scene, out)
-        content |= {"mesh": "mesh.ply", "normals": "normal"}
+        content |= {"mesh": _write_mesh(method, out), "normals": _write_normals(method, scene, out)}
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     return Rendered(pictures, watch.error if watch else None)
 
@@ -148,13 +151,23 @@ def _write_clouds(method: MadeOfPoints, folder: Path) -> None:
         cloud.save(folder / f"{frame:06d}.ply")
 
 
-def _write_surface(method: HasSurface, scene: Scene, out: Path) -> None:
-    """The mesh, and the normals of each test view."""
-    method.surface().save(out / "mesh.ply")
+def _write_mesh(method: HasSurface, out: Path) -> str | None:
+    """The name of the mesh's file; None where there is no surface, which costs no picture."""
+    try:
+        method.surface().save(out / "mesh.ply")
+    except InputError as error:
+        _logger.warning("no mesh: %s", error)
+        return None
+    return "mesh.ply"
+
+
+def _write_normals(method: HasSurface, scene: Scene, out: Path) -> str:
+    """The name of the folder with the normals of each test view."""
     (out / "normal").mkdir(exist_ok=True)
     for name in scene.test:
         camera = scene.camera(name, "full")
         write_image(out / "normal" / f"{name}.png", normal_picture(method.normals(camera), camera))
+    return "normal"
 
 
 def _watched(watch: Consistency | None, picture: Picture, camera: Camera) -> Picture:

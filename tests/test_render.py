@@ -16,6 +16,7 @@ from conftest import BALL, room_camera
 from plyfile import PlyData
 
 from loupe.camera import Camera
+from loupe.errors import InputError
 from loupe.images import Pixels, read_image
 from loupe.mesh import Mesh
 from loupe.method import Picture, Setting
@@ -106,6 +107,21 @@ def test_no_surface_of_a_method_without_one(room: Setting, tmp_path: Path) -> No
     assert not {"mesh", "normals"} & json.loads((tmp_path / "renders.json").read_text()).keys()
     assert not (tmp_path / "normal").exists()
     assert not (tmp_path / "mesh.ply").exists()
+
+
+class Nowhere(Globe):
+    """Its surface has been lost in training."""
+
+    def surface(self) -> Mesh:
+        raise InputError("no surface: all of the space's box is outside")
+
+
+def test_a_missing_surface_costs_no_picture(room: Setting, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    render_views(Nowhere(), room.scene, room.space, RenderConfig(path=PathConfig(frames=0)), tmp_path, lambda *_: None)
+    content = json.loads((tmp_path / "renders.json").read_text())
+    assert content["mesh"] is None
+    assert len(list((tmp_path / "test").iterdir())) == len(room.scene.test)
+    assert "no mesh: no surface: all of the space's box is outside" in caplog.text
 
 
 class Clock:

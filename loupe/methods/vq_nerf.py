@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import interpolate, mse_loss, normalize
 
 from loupe.camera import Camera
 from loupe.codebook import NetworkConfig, VqVae
@@ -260,8 +260,13 @@ class VqNerf:
         return coloured_mesh(self.field, self._setting)
 
     def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
-        """See `loupe.method.HasSurface`."""
-        return look_through(self.field, self.field.colour, camera)[3]
+        """See `loupe.method.HasSurface`; enlarged from low resolution, as depth is."""
+        ratio = self._setting.scene.ratio
+        columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
+        low = camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
+        small = look_through(self.field, self.field.colour, low)[3].movedim(-1, 0)[None]
+        enlarged = interpolate(small, scale_factor=ratio, mode="bilinear")[0].movedim(0, -1)
+        return normalize(enlarged[: camera.height, : camera.width], dim=-1)
 
     @torch.no_grad()
     def _decode(self, features: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 fh fw"]:
