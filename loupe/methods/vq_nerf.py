@@ -189,7 +189,7 @@ class VqNerf:
         assert code is not None
         rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch.patches), strict=True)))
         seen = self.field.look(rays, code, generator)
-        rows = seen.values + seen.left[:, None] * self._code_behind
+        rows = self._features(seen.values, seen.left[:, None])
         gathered = [
             self._decoded_terms(one, patch)
             for one, patch in zip(_maps(rows, batch.patches), batch.patches, strict=True)
@@ -248,7 +248,7 @@ class VqNerf:
         code = self.field.code
         assert code is not None
         values, depth, opacity, _ = look_through(self.field, code, low, outer)
-        features = (values + (1 - opacity)[..., None] * self._code_behind).movedim(-1, 0)[None]
+        features = self._features(values, (1 - opacity)[..., None]).movedim(-1, 0)[None]
         picture = self._decode(features)
         left, top = part.x - outer.x * ratio, part.y - outer.y * ratio
         crop = (slice(top, top + part.height), slice(left, left + part.width))
@@ -267,6 +267,11 @@ class VqNerf:
         small = look_through(self.field, self.field.colour, low)[3].movedim(-1, 0)[None]
         enlarged = interpolate(small, scale_factor=ratio, mode="bilinear")[0].movedim(0, -1)
         return normalize(enlarged[: camera.height, : camera.width], dim=-1)
+
+    def _features(self, values: Float[Tensor, "*n c"], left: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n c"]:
+        """What the head's composited values and what is left of the light make: channels as spread out as the codes',
+        which differ by a hundred times, and the backdrop's code behind."""
+        return values * self.codebook.quantizer.codebook.std(0) + left * self._code_behind
 
     @torch.no_grad()
     def _decode(self, features: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 fh fw"]:
