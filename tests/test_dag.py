@@ -21,6 +21,7 @@ STEPS = [
     "pretrain_codebook",
     "fit_encoder",
     "graft_decoder",
+    "graft_codebook",
     "train_joint",
     "render_views",
     "score_renders",
