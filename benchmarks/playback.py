@@ -33,7 +33,7 @@ from loupe.tiles import Tiles, write_tiles
 
 SIZES = [(1280, 720), (1920, 1080), (3840, 2160)]
 COUNTS = [65_536, 262_144]
-ON_A_CPU = {(65_536, 1280), (65_536, 1920)}  # points and width
+ON_A_CPU = {(65_536, 1280), (65_536, 1920), (65_536, 3840)}  # points and width
 PHOTOS, FRAMES, TRIES = 16, 2, 3
 _APART = 0.3  # what the ball moves from frame to frame
 
