@@ -55,6 +55,14 @@ class SurfaceFitConfig(Config):
     refresh: int = Field(default=50, ge=1)
 
 
+class EncoderConfig(Config):
+    """The section `encoder` of recipes on a surface; `seed` is that of everything random."""
+
+    seed: int = 0
+    field: SurfaceConfig = SurfaceConfig()
+    fit: SurfaceFitConfig
+
+
 class SurfaceBatch(NamedTuple):
     """Pixels, the noise (n, 3) that stands behind them, points (n, 3) anywhere in the box, and the seed by which
     samples are jittered."""
@@ -161,7 +169,8 @@ def make_field(setting: Setting, config: SurfaceConfig, codes: int = 0) -> Surfa
         raise InputError(f"{scene.folder}: the scene moves, but this method knows a single moment only")
     if setting.space.kind != "bounded":
         raise InputError(f"{scene.folder}: a signed distance needs a bounded space; set space.kind")
-    occupied = setting.occupancy.grid
+    # The lattice in the field is no module's buffer: it stays where its grid is.
+    occupied = setting.occupancy.grid.to(setting.device)
     return SurfaceField(config, setting.space, occupied, codes).to(setting.device)
 
 

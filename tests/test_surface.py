@@ -26,7 +26,7 @@ from loupe.occupancy import Occupancy
 from loupe.rays import Rays
 from loupe.scene import Points, Scene, View
 from loupe.space import Space
-from loupe.surface_fit import coloured_mesh, look_through
+from loupe.surface_fit import EncoderConfig, coloured_mesh, look_through
 from loupe.tiles import Tiles, write_tiles
 
 RECIPES = Path(__file__).parents[1] / "configs/recipes"
@@ -232,7 +232,7 @@ def test_the_recipes_are_valid() -> None:
         for path in paths:
             content = yaml.safe_load(path.read_text())
             assert content["method"] == name
-            parse_section(module.Encoder, content["encoder"], str(path))
+            parse_section(EncoderConfig, content["encoder"], str(path))
             parse_section(module.Joint, content["joint"], str(path))
 
 

@@ -9,18 +9,9 @@ Yariv et al., "Volume rendering of neural implicit surfaces", 2021 (arXiv 2106.1
 from __future__ import annotations
 
 from loupe.config import Config
-from loupe.fields.surface import SurfaceConfig
 from loupe.method import Phase, Recipe, Setting
 from loupe.scene import Level
-from loupe.surface_fit import SurfaceFit, SurfaceFitConfig
-
-
-class Encoder(Config):
-    """The recipe's section `encoder`."""
-
-    seed: int = 0
-    field: SurfaceConfig = SurfaceConfig()
-    fit: SurfaceFitConfig
+from loupe.surface_fit import EncoderConfig, SurfaceFit, SurfaceFitConfig
 
 
 class Joint(Config):
@@ -35,7 +26,7 @@ class VolSdf(SurfaceFit):
 
     def __init__(self, phase: Phase, recipe: Recipe, setting: Setting) -> None:
         """Raises `InputError` where the recipe's sections or the scene do not fit."""
-        section = recipe.section("encoder", Encoder)
+        section = recipe.section("encoder", EncoderConfig)
         if phase == "encoder":
             super().__init__(setting, "low", section.fit, section.field)
         else:

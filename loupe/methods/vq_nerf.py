@@ -37,8 +37,8 @@ from loupe.patches import Patch, TrainingPatches
 from loupe.pixels import PixelBatch, TrainingPixels
 from loupe.rays import Rays
 from loupe.surface_fit import (
+    EncoderConfig,
     SurfaceFit,
-    SurfaceFitConfig,
     anywhere,
     backdrop_of,
     coloured_mesh,
@@ -55,14 +55,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TILE = 128  # cells a side that are decoded at once
-
-
-class Encoder(Config):
-    """The recipe's section `encoder`."""
-
-    seed: int = 0
-    field: SurfaceConfig = SurfaceConfig()
-    fit: SurfaceFitConfig
 
 
 class Weights(Config):
@@ -120,7 +112,7 @@ class VqNerfBatch(NamedTuple):
 
 def make_vq_nerf(phase: Phase, recipe: Recipe, setting: Setting) -> Method:
     """The method in one phase. Raises `InputError` where the recipe or the scene does not fit."""
-    encoder = recipe.section("encoder", Encoder)
+    encoder = recipe.section("encoder", EncoderConfig)
     if phase == "joint":
         return VqNerf(setting, recipe.section("joint", Joint), encoder.field)
     return SurfaceFit(setting, "low", encoder.fit, encoder.field)
@@ -240,11 +232,9 @@ class VqNerf:
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera`: field at low resolution, codes, decoder in tiles."""
-        ratio = self._setting.scene.ratio
-        columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
+        ratio, low = self._setting.scene.ratio, self._low(camera)
         part = window or Window(0, 0, camera.width, camera.height)
-        outer = reached(part, ratio, self.codebook.decoder.radius, (columns, rows))
-        low = camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
+        outer = reached(part, ratio, self.codebook.decoder.radius, (low.width, low.height))
         code = self.field.code
         assert code is not None
         values, depth, opacity, _ = look_through(self.field, code, low, outer)
@@ -261,12 +251,15 @@ class VqNerf:
 
     def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
         """See `loupe.method.HasSurface`; enlarged from low resolution, as depth is."""
+        small = look_through(self.field, self.field.colour, self._low(camera))[3].movedim(-1, 0)[None]
+        enlarged = interpolate(small, scale_factor=self._setting.scene.ratio, mode="bilinear")[0].movedim(0, -1)
+        return normalize(enlarged[: camera.height, : camera.width], dim=-1)
+
+    def _low(self, camera: Camera) -> Camera:
+        """The camera over low-resolution pixels, the last of which may reach beyond its picture."""
         ratio = self._setting.scene.ratio
         columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
-        low = camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
-        small = look_through(self.field, self.field.colour, low)[3].movedim(-1, 0)[None]
-        enlarged = interpolate(small, scale_factor=ratio, mode="bilinear")[0].movedim(0, -1)
-        return normalize(enlarged[: camera.height, : camera.width], dim=-1)
+        return camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
 
     def _features(self, values: Float[Tensor, "*n c"], left: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n c"]:
         """What the head's composited values and what is left of the light make: channels as spread out as the codes',
