@@ -27,14 +27,16 @@ _NARROWEST = 8  # low-resolution pixels
 
 
 class Patch(NamedTuple):
-    """A patch of h x w low-resolution pixels: its rays, row by row, what the photo shows there, in [0, 1], and where it
-    may be looked at."""
+    """A patch of h x w low-resolution pixels: its rays, row by row, what the photo shows there, in [0, 1], where it may
+    be looked at, and which it is: number of the training view, and rows and columns there at low resolution."""
 
     rays: Rays
     low: Float[Tensor, "3 h w"]
     full: Float[Tensor, "3 rh rw"]
     low_seen: Bool[Tensor, "1 h w"]
     full_seen: Bool[Tensor, "1 rh rw"]
+    view: int
+    part: tuple[slice, slice]
 
 
 class TrainingPatches:
@@ -77,7 +79,8 @@ class TrainingPatches:
         rays = self._cameras.rays(torch.full_like(pixel, view), x + pixel % width, y + pixel // width)
         low, low_seen = self._at("low", window, 1, device)
         full, full_seen = self._at("full", window, self._ratio, device)
-        return Patch(Rays(*(part.to(device) for part in rays)), low, full, low_seen, full_seen)
+        part = slice(y, y + height), slice(x, x + width)
+        return Patch(Rays(*(one.to(device) for one in rays)), low, full, low_seen, full_seen, view, part)
 
     def _at(
         self, level: Level, window: tuple[int, int, int, int, int], scale: int, device: torch.device | str

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
+from loupe.fields.hash_grid import HashGrid
 from loupe.fields.sdf import ColourHead, distance_and_normal, eikonal
-from loupe.fields.surface import Seen, SurfaceConfig, SurfaceField
+from loupe.fields.surface import SurfaceConfig, SurfaceField
 from loupe.images import to_uint8
 from loupe.mesh import Mesh, extract
 from loupe.method import DECODER, Picture, Segment, Setting, Window
@@ -25,7 +27,7 @@ from loupe.rays import Cameras
 from loupe.scene import Level
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 _CHUNK = 1 << 12  # rays rendered at a time
@@ -39,9 +41,12 @@ class SurfaceFitConfig(Config):
     Attributes:
         steps: of training.
         rays: a step.
-        grid_rate, network_rate, scale_rate: Adam's learning rates of a hash grid, of the networks, and of the density's
+        grid_rate, network_rate, scale_rate: Adam's learning rates of hash grids, of the networks, and of the density's
             scale. They fall to `decay` over the phase, by an equal factor every step.
+        shape: what the shape's own rates, and the scale's, are multiplied by: less than 1 where an earlier phase has
+            found it.
         eikonal: weight of that loss, on the samples and on as many points anywhere in the box as there are rays.
+        empty: weight of what keeps the inside out of the cells that carving found empty.
         refresh: steps between two looks at which cells hold anything.
     """
 
@@ -50,8 +55,10 @@ class SurfaceFitConfig(Config):
     grid_rate: float = Field(default=1e-2, gt=0)
     network_rate: float = Field(default=5e-4, gt=0)
     scale_rate: float = Field(default=5e-4, gt=0)
+    shape: float = Field(default=1.0, gt=0)
     decay: float = Field(default=0.1, gt=0, le=1)
     eikonal: float = Field(default=0.1, ge=0)
+    empty: float = Field(default=1.0, ge=0)
     refresh: int = Field(default=50, ge=1)
 
 
@@ -63,13 +70,20 @@ class EncoderConfig(Config):
     fit: SurfaceFitConfig
 
 
+class Anywhere(NamedTuple):
+    """Random points of the box, in the world, and whether carving found each one's cell `empty`."""
+
+    points: Float[Tensor, "n 3"]
+    empty: Bool[Tensor, " n"]
+
+
 class SurfaceBatch(NamedTuple):
-    """Pixels, the noise (n, 3) that stands behind them, points (n, 3) anywhere in the box, and the seed by which
-    samples are jittered."""
+    """Pixels, the noise (n, 3) that stands behind them, points of the box, and the seed by which samples are
+    jittered."""
 
     pixels: PixelBatch
     noise: Float[Tensor, "n 3"]
-    anywhere: Float[Tensor, "n 3"]
+    anywhere: Anywhere
     seed: int
 
 
@@ -111,7 +125,7 @@ class SurfaceFit:
         device = self._setting.device
         pixels = self._pixels.draw(self._config.rays, generator, device)
         noise = torch.rand(len(pixels.colours), 3, generator=generator).to(device)
-        return SurfaceBatch(pixels, noise, anywhere(self.field, self._config.rays, generator), draw_seed(generator))
+        return SurfaceBatch(pixels, noise, anywhere(self._setting, self._config.rays, generator), draw_seed(generator))
 
     def losses(self, batch: SurfaceBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
         """VolSDF's: the absolute difference of the colours, and Eikonal. Noise behind the field and, where masks cut,
@@ -123,10 +137,8 @@ class SurfaceFit:
         made = seen.values + seen.left[:, None] * batch.noise
         true = pixels.over(batch.noise, self._backdrop)
         self._psnr = -10 * (made - true).detach().square().mean().log10()
-        terms = {"colour": (made - true).abs().mean()}
-        if self._config.eikonal:
-            terms["eikonal"] = self._config.eikonal * unevenness(self.field, seen, batch.anywhere)
-        return {"surface": terms}
+        colour = (made - true).abs().mean()
+        return {"surface": {"colour": colour} | shape_terms(self.field, seen.gradient, batch.anywhere, self._config)}
 
     def after_step(self, segment: Segment, step: int) -> bool:
         """Look again at which cells hold anything, now and then."""
@@ -182,21 +194,23 @@ def backdrop_of(setting: Setting, pixels: TrainingPixels | None) -> Float[Tensor
 
 
 class Rates(Protocol):
-    """Learning rates of the parts of a field."""
+    """Learning rates of the parts of a field; the shape's and its scale's are multiplied by `shape`."""
 
     grid_rate: float
     network_rate: float
     scale_rate: float
+    shape: float
 
 
 def field_groups(field: SurfaceField, rates: Rates) -> list[dict[str, object]]:
     """A field's parameters with their rates."""
-    scale = list(field.density.parameters())
-    grid = [value for name, value in field.named_parameters() if ".grid." in name]
-    apart = {id(value) for value in (*grid, *scale)}
-    rest = [value for value in field.parameters() if id(value) not in apart]
-    groups = [(rest, rates.network_rate), (grid, rates.grid_rate), (scale, rates.scale_rate)]
-    return [{"params": parts, "lr": rate} for parts, rate in groups if parts]
+    grids = {id(value) for part in field.modules() if isinstance(part, HashGrid) for value in part.parameters()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, value in field.named_parameters():
+        of_scale, of_shape = name.startswith("density."), name.startswith(("density.", "shape."))
+        rate = rates.scale_rate if of_scale else rates.grid_rate if id(value) in grids else rates.network_rate
+        groups.setdefault(rate * (rates.shape if of_shape else 1.0), []).append(value)
+    return [{"params": values, "lr": rate} for rate, values in groups.items()]
 
 
 def field_progress(field: SurfaceField) -> dict[str, float]:
@@ -205,9 +219,11 @@ def field_progress(field: SurfaceField) -> dict[str, float]:
     return {"scale": scale, "cells": float(field.alive.float().mean())}
 
 
-def anywhere(field: SurfaceField, count: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
-    """Random points of the box, in the world."""
-    return field.space.to_world(torch.rand(count, 3, generator=generator).to(field.alive.device))
+def anywhere(setting: Setting, count: int, generator: torch.Generator) -> Anywhere:
+    """`count` points of the setting's box."""
+    unit = torch.rand(count, 3, generator=generator)
+    points, empty = setting.space.to_world(unit), ~setting.occupancy.query(unit)
+    return Anywhere(points.to(setting.device), empty.to(setting.device))
 
 
 def draw_seed(generator: torch.Generator) -> int:
@@ -215,10 +231,29 @@ def draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(1 << 62, (), generator=generator))
 
 
-def unevenness(field: SurfaceField, seen: Seen, points: Float[Tensor, "n 3"]) -> Tensor:
-    """The Eikonal loss on samples and on other points."""
-    _, _, gradient = distance_and_normal(field.shape, points)
-    return eikonal(torch.cat([seen.gradient, gradient]))
+class ShapeWeights(Protocol):
+    """Weights of the loss terms that the shape alone has."""
+
+    eikonal: float
+    empty: float
+
+
+def shape_terms(
+    field: SurfaceField, gradient: Float[Tensor, "m 3"], anywhere: Anywhere, weights: ShapeWeights
+) -> dict[str, Tensor]:
+    """The Eikonal loss on the samples' gradients and on points of the box; and how deep empty points lie inside, as a
+    share of the box's extent.
+
+    Without the latter the surface may lie where nothing is ever looked at, outside of the occupied cells. Rays then
+    begin within, the occupied cells' border shows as if it were the surface, and the density stays soft for good.
+    """
+    distance, _, elsewhere = distance_and_normal(field.shape, anywhere.points)
+    depth = (distance / field.shape.scale).clamp(max=0).abs() * anywhere.empty
+    terms = {
+        "eikonal": weights.eikonal * eikonal(torch.cat([gradient, elsewhere])),
+        "empty": weights.empty * depth.mean(),
+    }
+    return {name: term for name, term in terms.items() if getattr(weights, name)}
 
 
 @torch.no_grad()
@@ -256,5 +291,5 @@ def coloured_mesh(field: SurfaceField, setting: Setting) -> Mesh:
     for points in torch.split(torch.from_numpy(vertices).to(device), _CHUNK):
         _, features, gradient = distance_and_normal(field.shape, points)
         above = -torch.nn.functional.normalize(gradient, dim=1)
-        colours.append(field.colour(field.shape.normalised(points), gradient, above, features).cpu())
+        colours.append(field.shown(field.colour, points, above, features, gradient).cpu())
     return Mesh(vertices, faces, to_uint8(np.concatenate([part.numpy() for part in colours])))

@@ -82,6 +82,20 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradgradcheck(values, (points, *tables))
 
 
+def test_slopes_are_the_derivatives() -> None:
+    """Beside the same features; and losses on either reach the tables as through gradients of gradients."""
+    made, points = grid(), torch.cat([some_points(40), torch.tensor([[-0.1, 0.3, 0.4], [0.5, 1.2, 0.9]]).double()])
+    at = points.clone().requires_grad_()
+    expected = made(at)
+    rows = [torch.autograd.grad(column.sum(), at, create_graph=True)[0] for column in expected.unbind(1)]
+    found, slopes = made.with_slopes(points)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(slopes, torch.stack(rows, 1))
+    weighting = torch.randn_like(slopes)
+    losses = [(values * weighting).square().sum() for values in (slopes, torch.stack(rows, 1))]
+    torch.testing.assert_close(*(torch.autograd.grad(loss, list(made.tables)) for loss in losses))
+
+
 def test_a_loss_on_the_slope_reaches_the_tables() -> None:
     """Along one axis the slope is the difference of two nodes over their distance, here 1/3."""
     made = grid(HashConfig(levels=1, channels=1, table=64, base=4, finest=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import yaml
 from torch import Tensor
 
 from loupe.camera import Camera
-from loupe.codebook import NetworkConfig, VqVae
+from loupe.codebook import NetworkConfig, VqVae, encode_view
 from loupe.config import parse_section
 from loupe.errors import InputError
-from loupe.fields.sdf import Density, LaplaceDensity, LogisticDensity
+from loupe.fields.sdf import Density, LaplaceDensity, LogisticDensity, SignedDistance
 from loupe.fields.surface import SurfaceConfig, SurfaceField
 from loupe.images import to_uint8
 from loupe.method import DECODER, Recipe, Setting
@@ -26,7 +27,7 @@ from loupe.occupancy import Occupancy
 from loupe.rays import Rays
 from loupe.scene import Points, Scene, View
 from loupe.space import Space
-from loupe.surface_fit import EncoderConfig, coloured_mesh, look_through
+from loupe.surface_fit import Anywhere, EncoderConfig, SurfaceFitConfig, coloured_mesh, look_through, shape_terms
 from loupe.tiles import Tiles, write_tiles
 
 RECIPES = Path(__file__).parents[1] / "configs/recipes"
@@ -39,15 +40,26 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+class KnownBall(SignedDistance):
+    """The distance to the ball, in the place of a network, over the sphere of another field."""
+
+    def __init__(self, like: SignedDistance) -> None:
+        super().__init__(like.centre.tolist(), float(like.scale))
+
+    def encode(self, normalised: Tensor) -> Tensor:
+        return normalised
+
+    def network(self, normalised: Tensor) -> Tensor:
+        points = self.centre + self.scale * normalised
+        distance = (points - MIDDLE).norm(dim=1, keepdim=True) - RADIUS
+        return torch.cat([distance / self.scale, torch.zeros_like(points)], 1)
+
+
 def ball(kind: str, density: str = "laplace", scale: float = 0.003) -> SurfaceField:
     """A field whose distance is that to a ball, exactly."""
     config = {"kind": kind, "density": density, "heads": {"hidden": 8, "layers": 1}, **SMALL[kind]}
     field = SurfaceField(SurfaceConfig.model_validate(config), SPACE, torch.ones(16, 16, 16, dtype=torch.bool))
-
-    def known(points: Tensor) -> tuple[Tensor, Tensor]:
-        return (points - MIDDLE).norm(dim=1) - RADIUS, points.new_zeros(len(points), 3)
-
-    field.shape.forward = known  # type: ignore[method-assign]
+    field.shape = KnownBall(field.shape)  # type: ignore[assignment]
     with torch.no_grad():
         field.density.softness.fill_(scale / float(field.shape.scale))
     return field.eval()
@@ -192,19 +204,55 @@ def test_the_decoder_reads_the_codes(tmp_path: Path) -> None:
     assert torch.equal(made.render(camera, 0.0).colour, before)
 
 
-def test_the_codes_loss_moves_the_field_towards_the_photos_codes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("term", ["codes", "features"])
+def test_the_codes_losses_move_the_field_towards_the_photos_codes(tmp_path: Path, term: str) -> None:
     setting = scene_of(tmp_path)
     made = begun(setting, rays=0)
     segment = made.segments()[0]
     batch = made.batch(segment, 0, torch.Generator().manual_seed(0))
     terms = made.losses(batch, segment)["joint"]
-    assert set(terms) == {"decoded", "codes", "eikonal"}
-    terms["codes"].backward()
+    assert set(terms) == {"decoded", "codes", "features", "eikonal", "empty"}
+    terms[term].backward()
     code = made.field.code
     assert code is not None
     assert code.last.bias.grad is not None
     assert code.last.bias.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in made.codebook.parameters())
+
+
+def test_features_that_are_the_photos_codes_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each code is of the whole photo, wherever a patch of it is cut off."""
+    setting = scene_of(tmp_path)
+    made = begun(setting, rays=0)
+    segment = made.segments()[0]
+    batch = made.batch(segment, 0, torch.Generator().manual_seed(0))
+    assert setting.tiles is not None
+    maps = []
+    for patch in batch.patches:
+        photo = encode_view(made.codebook, setting.tiles.image(setting.scene.train[patch.view], "full"))
+        codes = made.codebook.quantizer(photo).codes
+        maps.append(codes[0, :, *patch.part].flatten(1).T)
+    monkeypatch.setattr(made, "_features", lambda values, left: torch.cat(maps))
+    terms = made.losses(batch, segment)["joint"]
+    assert (terms["codes"], terms["features"]) == (0, 0)
+    assert made.progress()["right"] == 1
+    monkeypatch.setattr(made, "_features", lambda values, left: torch.cat(maps).flip(0))
+    assert made.losses(batch, segment)["joint"]["features"] > 0.01
+
+
+def test_what_lies_inside_where_carving_found_nothing_is_counted() -> None:
+    """By how deep it lies, over all points: for a ball, against its own integral."""
+    field = ball("hash")
+    field.train()
+    unit = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0))
+    points = SPACE.to_world(unit)
+    empty = points[:, 0] > MIDDLE[0]
+    weights = SurfaceFitConfig(steps=1, eikonal=0, empty=2.0)
+    terms = shape_terms(field, torch.zeros(0, 3), Anywhere(points, empty), weights)
+    # A half ball's depth, integrated, over the box's volume: 2 pi (R^4 / 3 - R^4 / 4).
+    expected = 2.0 * 2 * math.pi * RADIUS**4 / 12 / (2.0 * 1.7 * 2.3) / float(field.shape.scale)
+    assert set(terms) == {"empty"}
+    assert float(terms["empty"].detach()) == pytest.approx(expected, rel=0.03)
 
 
 def test_what_vq_nerf_refuses(tmp_path: Path) -> None:

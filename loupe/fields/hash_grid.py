@@ -4,9 +4,9 @@ A level is a grid over the unit cube, trilinear between its nodes, the outer one
 by side, coarse ones first. A level with more nodes than `table` shares that many rows between them by a hash, and the
 network behind sorts out what collides (Müller et al., "Instant neural graphics primitives", 2022, section 3).
 
-Everything here is torch's own arithmetic, so that gradients of gradients flow to tables and positions alike: a
-surface's normal is a gradient, and training asks for the normal's. Along one axis the second derivative is zero within
-a cell.
+A surface's normal is a derivative by position, and training asks for gradients of it. So the derivatives come beside
+the features in closed form (`with_slopes`), several times as fast as gradients of gradients: within a cell both are
+sums of the same eight rows. Everything is torch's own arithmetic, and points are laid out last, where it is fastest.
 """
 
 from __future__ import annotations
@@ -69,10 +69,22 @@ class HashGrid(nn.Module):
         self.tables = nn.ParameterList(torch.empty(config.channels, count).uniform_(-_START, _START) for count in rows)
 
     def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n width"]:
-        """The features at points."""
-        unit = points.clamp(0, 1)
+        """The features at points; gradients flow to tables and positions."""
+        unit = points.T.clamp(0, 1)
         levels = zip(self.tables, self._sides, strict=True)
-        return torch.cat([_look_up(table, unit, side) for table, side in levels]).T
+        return torch.cat([_look_up(table, unit, side)[0] for table, side in levels]).T
+
+    def with_slopes(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n width"], Float[Tensor, "n width 3"]]:
+        """The features at points, and their derivatives by position; gradients flow to the tables alone.
+
+        A derivative that jumps, at a cell's border, is the one on its far side; outside of the cube, where features
+        stay the same, it is 0.
+        """
+        unit = points.detach().T
+        levels = zip(self.tables, self._sides, strict=True)
+        found = [_look_up(table, unit.clamp(0, 1), side, slopes=True) for table, side in levels]
+        values, slopes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return values.T, (slopes * ((unit >= 0) & (unit <= 1))).movedim(2, 0)
 
 
 def row(node: Sequence[Int[Tensor, "*n"]], shape: Sequence[int], rows: int) -> Int[Tensor, "*n"]:
@@ -90,22 +102,28 @@ def row(node: Sequence[Int[Tensor, "*n"]], shape: Sequence[int], rows: int) -> I
     return found % rows
 
 
-def _look_up(table: Float[Tensor, "c rows"], unit: Float[Tensor, "n 3"], side: int) -> Float[Tensor, "c n"]:
-    """Trilinear between the nodes of one level."""
+def _look_up(
+    table: Float[Tensor, "c rows"], unit: Float[Tensor, "3 n"], side: int, slopes: bool = False
+) -> tuple[Float[Tensor, "c n"], Float[Tensor, "c 3 n"]]:
+    """Trilinear between the nodes of one level, one axis after the other; with `slopes`, the derivatives too."""
     place = unit * (side - 1)
     corner = place.detach().floor().clamp(max=side - 2)
     share = place - corner
-    low = corner.long()
-    rows = row(_around(low, low + 1), (side,) * 3, table.shape[1]).flatten()
-    x, y, z = _around(1 - share, share)
-    weights = (x * y * z).flatten(1)
+    x, y, z = torch.stack([corner.long(), corner.long() + 1], 1)
+    nodes = (x[:, None, None], y[None, :, None], z[None, None, :])
+    rows = row(nodes, (side,) * 3, table.shape[1]).flatten()
     # Channels first: adding up the gradients of shared rows is then several times faster than with rows first.
-    values = table.gather(1, rows.expand(len(table), -1)).view(len(table), -1, 8)
-    return (values * weights).sum(2)
+    corners = table.gather(1, rows.expand(len(table), -1)).view(len(table), 2, 2, 2, -1)
+    across_x, along_x = _between(corners, share[0])
+    across_xy, along_y = _between(across_x, share[1])
+    value, along_z = _between(across_xy, share[2])
+    if not slopes:
+        return value, value.new_empty(0)
+    along_x, along_y = _between(_between(along_x, share[1])[0], share[2])[0], _between(along_y, share[2])[0]
+    return value, torch.stack([along_x, along_y, along_z], 1) * (side - 1)
 
 
-def _around(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What belongs to the near and the far end of each axis, (n, 3) both, laid out along an axis of its own: products
-    and sums of the three broadcast to the corners, (n, 2, 2, 2)."""
-    x, y, z = torch.stack([low, high], -1).unbind(1)
-    return x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]
+def _between(ends: Float[Tensor, "c 2 *more n"], share: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Linear between the two ends, `share` of the way; and by how much they differ."""
+    change = ends[:, 1] - ends[:, 0]
+    return torch.addcmul(ends[:, 0], share, change), change

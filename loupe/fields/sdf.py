@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    Backwards = Callable[[Tensor, bool], Tensor]
+
 _SHARPNESS = 100.0  # beta of the softplus, nearly a ReLU
 _FAINT = 0.1  # the weights of a hash grid's features at the start, as a share of the position's
 _PROBES = 4096  # points at which a network is fitted to the sphere
@@ -107,6 +109,16 @@ class SignedDistance(nn.Module):
         """What the network sees of normalised points: the points themselves, and more behind them."""
         raise NotImplementedError
 
+    def encode_to_differentiate(self, normalised: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n e"], Backwards]:
+        """`encode`, and the way back: what makes derivatives by position, (n, 3), of derivatives by what was encoded,
+        (n, e); they themselves can be differentiated if its second argument says so."""
+        encoded = self.encode(normalised)
+
+        def backwards(slopes: Tensor, learning: bool) -> Tensor:
+            return torch.autograd.grad(encoded, normalised, slopes, create_graph=learning)[0]
+
+        return encoded, backwards
+
 
 class SdfMlp(SignedDistance):
     """VolSDF's field: a deep network of the encoded position."""
@@ -123,17 +135,35 @@ class SdfMlp(SignedDistance):
 
 
 class SdfHash(SignedDistance):
-    """A field of the same kind that learns and answers faster: a hash grid and a small network."""
+    """A field of the same kind that learns and answers faster: a hash grid and a small network.
+
+    Each level counts by the `size` of its cells, against the first's. A step of training then turns the surface's
+    normal by as much on a fine level as on a coarse one; else the fine ones roughen it before it has found its place.
+    """
+
+    size: Tensor
 
     def __init__(self, config: SdfHashConfig, centre: Sequence[float], scale: float) -> None:
         super().__init__(centre, scale)
         self.grid = HashGrid(config.grid)
+        sides = torch.tensor(config.grid.sides)
+        self.register_buffer("size", (sides[0] / sides).repeat_interleave(config.grid.channels), persistent=False)
         network = _Network(3 + self.grid.width, config.hidden, config.layers, 1 + config.features)
         self.network = network.begin_as_sphere(self.encode, config.radius, others=_FAINT)
 
     def encode(self, normalised: Float[Tensor, "n 3"]) -> Float[Tensor, "n e"]:
         """The points, and the grid's features there."""
-        return torch.cat([normalised, self.grid((normalised + 1) / 2)], 1)
+        return torch.cat([normalised, self.size * self.grid((normalised + 1) / 2)], 1)
+
+    def encode_to_differentiate(self, normalised: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n e"], Backwards]:
+        """See `SignedDistance`; in closed form."""
+        values, by_unit = self.grid.with_slopes((normalised + 1) / 2)
+        values, by_unit = self.size * values, self.size[:, None] * by_unit
+
+        def backwards(slopes: Tensor, _: bool) -> Tensor:
+            return slopes[:, :3] + (slopes[:, 3:, None] * by_unit).sum(1) / 2
+
+        return torch.cat([normalised, values], 1), backwards
 
 
 class _Network(nn.Module):
@@ -204,10 +234,13 @@ def distance_and_normal(
     """
     learning = field.training and torch.is_grad_enabled()
     with torch.enable_grad():
-        at = points.detach().requires_grad_()
-        distance, features = field(at)
-        (gradient,) = torch.autograd.grad(distance.sum(), at, create_graph=learning)
-    return (distance, features, gradient) if learning else (distance.detach(), features.detach(), gradient)
+        normalised = field.normalised(points.detach()).requires_grad_()
+        encoded, backwards = field.encode_to_differentiate(normalised)
+        values = field.network(encoded)
+        (slopes,) = torch.autograd.grad(values[:, 0].sum(), encoded, create_graph=learning)
+        # World over world: what the centre and the scale do to the distance and to the points cancels out.
+        found = field.scale * values[:, 0], values[:, 1:], backwards(slopes, learning)
+    return found if learning else (found[0].detach(), found[1].detach(), found[2].detach())
 
 
 def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:

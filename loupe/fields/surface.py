@@ -21,6 +21,7 @@ from torch import nn
 from loupe import volume
 from loupe.config import Config
 from loupe.error_bound import BoundConfig, sample
+from loupe.fields.hash_grid import HashConfig, HashGrid
 from loupe.fields.marching import march, neighbourhood
 from loupe.fields.sdf import (
     ColourConfig,
@@ -55,6 +56,7 @@ class SurfaceConfig(Config):
         hash, mlp: their sizes; the one of the kind counts.
         density: "laplace" (VolSDF), whose error bound the sampling of an mlp needs, or "logistic" (VQ-NeRF).
         heads: the networks from the surface to what shows.
+        appearance: a hash grid of what shows alone, beside the features that the shape's network gives; None for none.
         step: distance of a hash field's samples, in cells of the occupancy.
         bound: how an mlp field is sampled.
     """
@@ -64,6 +66,7 @@ class SurfaceConfig(Config):
     mlp: SdfMlpConfig = SdfMlpConfig()
     density: Literal["laplace", "logistic"] = "laplace"
     heads: ColourConfig = ColourConfig()
+    appearance: HashConfig | None = None
     step: float = Field(default=0.5, gt=0, le=4)
     bound: BoundConfig = BoundConfig()
 
@@ -117,6 +120,8 @@ class SurfaceField(nn.Module):
             features = config.hash.features
         else:
             self.shape, features = SdfMlp(config.mlp, middle, radius), config.mlp.features
+        self.appearance = HashGrid(config.appearance) if config.appearance else None
+        features += self.appearance.width if self.appearance else 0
         self.density = (LaplaceDensity if config.density == "laplace" else LogisticDensity)(radius)
         self.colour = ColourHead(config.heads, features)
         self.code = ColourHead(config.heads, features, codes, bounded=False) if codes else None
@@ -137,10 +142,25 @@ class SurfaceField(nn.Module):
         slope = (gradient * directions).sum(1)
         tau = self.density.depth(distance, slope, samples.length)
         weight, left = volume.absorb(tau, samples.ray, count)
-        shown = head(self.shape.normalised(points), gradient, directions, features)
+        shown = self.shown(head, points, directions, features, gradient)
         values = torch.cat([shown, _meets(samples, distance, slope)[:, None], gradient], 1)
         seen = volume.composite(weight, values, samples.ray, count)
         return Seen(seen[:, :-4], left, seen[:, -4], seen[:, -3:], gradient)
+
+    def shown(
+        self,
+        head: ColourHead,
+        points: Float[Tensor, "m 3"],
+        directions: Float[Tensor, "m 3"],
+        features: Float[Tensor, "m c"],
+        gradient: Float[Tensor, "m 3"],
+    ) -> Float[Tensor, "m channels"]:
+        """What a head says of points, seen along `directions`; features and gradients are the shape's."""
+        normalised = self.shape.normalised(points)
+        if self.appearance:
+            features = torch.cat([features, self.appearance((normalised + 1) / 2)], 1)
+        channels: Tensor = head(normalised, gradient, directions, features)
+        return channels
 
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Take over another such field's state; one without a head for codes leaves this one's as it is."""

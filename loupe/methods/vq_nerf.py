@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import interpolate, mse_loss, normalize
 
 from loupe.camera import Camera
-from loupe.codebook import NetworkConfig, VqVae
+from loupe.codebook import NetworkConfig, VqVae, encode_view
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.field_views import reached
@@ -37,6 +37,7 @@ from loupe.patches import Patch, TrainingPatches
 from loupe.pixels import PixelBatch, TrainingPixels
 from loupe.rays import Rays
 from loupe.surface_fit import (
+    Anywhere,
     EncoderConfig,
     SurfaceFit,
     anywhere,
@@ -47,11 +48,11 @@ from loupe.surface_fit import (
     field_progress,
     look_through,
     make_field,
-    unevenness,
+    shape_terms,
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 _TILE = 128  # cells a side that are decoded at once
@@ -59,13 +60,16 @@ _TILE = 128  # cells a side that are decoded at once
 
 class Weights(Config):
     """Weights of the loss terms (the paper's section 3.3): the decoded patches' (L2), the single rays' (L1), CLIP's,
-    the codes' (L1), and Eikonal."""
+    the codes' (L1), and Eikonal; and the features' before they are quantised (L1, to the photo's codes), which is ours:
+    where a code is wrong, the way to the right one is not the difference of the two."""
 
     decoded: float = Field(default=1.0, gt=0)
     global_: float = Field(default=1.0, ge=0, alias="global")
     semantic: float = Field(default=1.0, ge=0)
     codes: float = Field(default=1.0, ge=0)
+    features: float = Field(default=1.0, ge=0)
     eikonal: float = Field(default=0.1, ge=0)
+    empty: float = Field(default=1.0, ge=0)
 
 
 class Joint(Config):
@@ -80,6 +84,8 @@ class Joint(Config):
         rays: single rays at full resolution, a step; 0 for the paper's "without global".
         train_decoder: whether the codebook's decoder learns on.
         grid_rate, network_rate, scale_rate, decoder_rate: Adam's learning rates.
+        shape: what the shape's own rates, and the scale's, are multiplied by; the encoder has found it, and a head that
+            knows nothing yet would spoil it.
         decay: of the rates, over the phase.
         refresh: steps between two looks at which cells hold anything.
         weights: of the loss terms.
@@ -96,17 +102,18 @@ class Joint(Config):
     network_rate: float = Field(default=5e-4, gt=0)
     scale_rate: float = Field(default=5e-4, gt=0)
     decoder_rate: float = Field(default=5e-4, gt=0)
+    shape: float = Field(default=0.1, gt=0)
     decay: float = Field(default=1.0, gt=0, le=1)
     refresh: int = Field(default=50, ge=1)
     weights: Weights = Weights()
 
 
 class VqNerfBatch(NamedTuple):
-    """Patches; single pixels, if any; points (n, 3) anywhere in the box; and the seed by which samples are jittered."""
+    """Patches; single pixels, if any; points of the box; and the seed by which samples are jittered."""
 
     patches: Sequence[Patch]
     pixels: PixelBatch | None
-    anywhere: Float[Tensor, "n 3"]
+    anywhere: Anywhere
     seed: int
 
 
@@ -171,7 +178,7 @@ class VqNerf:
         patches = self._patches.draw(step, config.patches, config.seed, device)
         pixels = self._pixels.draw(config.rays, generator, device) if config.rays else None
         count = config.rays + sum(patch.low[0].numel() for patch in patches)
-        return VqNerfBatch(patches, pixels, anywhere(self.field, count, generator), draw_seed(generator))
+        return VqNerfBatch(patches, pixels, anywhere(self._setting, count, generator), draw_seed(generator))
 
     def losses(self, batch: VqNerfBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
         """The paper's terms, weighted."""
@@ -194,8 +201,7 @@ class VqNerf:
             made = single.values + single.left[:, None] * self._backdrop
             terms["global"] = weights.global_ * (made - batch.pixels.colours).abs().mean()
             gradients = torch.cat([gradients, single.gradient])
-        terms["eikonal"] = weights.eikonal * unevenness(self.field, seen._replace(gradient=gradients), batch.anywhere)
-        return {"joint": terms}
+        return {"joint": terms | shape_terms(self.field, gradients, batch.anywhere, weights)}
 
     def after_step(self, segment: Segment, step: int) -> bool:
         """Look again at which cells hold anything, now and then."""
@@ -228,7 +234,8 @@ class VqNerf:
         self.field.take(
             {name: value for name, value in state.items() if name != "backdrop" and not name.startswith(DECODER)}
         )
-        self.__dict__.pop("_code_behind", None)
+        for found in ("_code_behind", "_photo_codes"):
+            self.__dict__.pop(found, None)
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera`: field at low resolution, codes, decoder in tiles."""
@@ -264,7 +271,8 @@ class VqNerf:
     def _features(self, values: Float[Tensor, "*n c"], left: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n c"]:
         """What the head's composited values and what is left of the light make: channels as spread out as the codes',
         which differ by a hundred times, and the backdrop's code behind."""
-        return values * self.codebook.quantizer.codebook.std(0) + left * self._code_behind
+        codes = self.codebook.quantizer.codebook
+        return values * codes.std(0) + (1 - left) * codes.mean(0) + left * self._code_behind
 
     @torch.no_grad()
     def _decode(self, features: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 fh fw"]:
@@ -280,18 +288,37 @@ class VqNerf:
         weights, photo = self._config.weights, patch.full[None]
         quantized = self.codebook.quantizer(features)
         made = self.codebook.decode(quantized.passed)
-        with torch.no_grad():
-            true = self.codebook.quantizer(self.codebook.encode(photo))
+        indices = self._photo_codes[patch.view][patch.part][None]
+        true = self.codebook.quantizer.lookup(indices).detach()
         seen = patch.full_seen[None]
         made, photo = torch.where(seen, made, 0), torch.where(seen, photo, 0)
         error = mse_loss(made, photo)
         terms = {"decoded": weights.decoded * error, "psnr": -10 * error.log10()}
-        terms["right"] = (quantized.indices == true.indices).float().mean()
-        if weights.codes:
-            terms["codes"] = weights.codes * (quantized.passed - true.codes).abs().mean()
+        terms["right"] = (quantized.indices == indices).float().mean()
+        for name, weight, values in (
+            ("codes", weights.codes, quantized.passed),
+            ("features", weights.features, features),
+        ):
+            if weight:
+                terms[name] = weight * self._apart(values, true, patch.low_seen)
         if weights.semantic:
             terms["semantic"] = weights.semantic * semantic_distance(self._clip, made, photo)
         return terms
+
+    def _apart(
+        self, one: Float[Tensor, "1 c h w"], other: Float[Tensor, "1 c h w"], seen: Bool[Tensor, "1 h w"]
+    ) -> Float[Tensor, ""]:
+        """How far maps lie apart where the photo may be looked at: the absolute difference, as a share of how far the
+        codes are spread."""
+        apart = (one - other).abs().sum(1) / self.codebook.quantizer.codebook.std(0).sum()
+        return (apart * seen).sum() / seen.sum().clamp(min=1)
+
+    @cached_property
+    def _photo_codes(self) -> list[Int[Tensor, "h w"]]:
+        """The codes of the training photos; of whole ones, since a patch's edge would show in its codes."""
+        assert self._setting.tiles is not None
+        photos = [self._setting.tiles.image(name, "full") for name in self._setting.scene.train]
+        return [self.codebook.quantizer(encode_view(self.codebook, photo)).indices[0].int() for photo in photos]
 
     @cached_property
     def _code_behind(self) -> Float[Tensor, " c"]:
