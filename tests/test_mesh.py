@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from plyfile import PlyData
 from torch import Tensor
 
 from loupe.errors import InputError
-from loupe.mesh import Distance, Mesh, extract, surface_error
+from loupe.mesh import Distance, Mesh, distance_to, extract, points_on, surface_error
 from loupe.space import Kind, Space
 
 BOX = Space("bounded", (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
@@ -165,7 +166,69 @@ def test_other_programs_read_the_mesh(tmp_path: Path) -> None:
     assert np.array_equal(np.stack(list(read["face"]["vertex_indices"])), faces)
 
 
-def test_the_error_of_a_surface() -> None:
-    vertices = np.array([[0.5, 0, 0], [0, 0.8, 0], [0, 0, -0.4]], np.float32)
-    mesh = Mesh(vertices, np.array([[0, 1, 2]], np.int32), np.zeros((3, 3), np.uint8))
-    assert surface_error(mesh, ball(0.5)) == pytest.approx((0.4 / 3, 0.3))
+def points_of_a_ball(radius: float, count: int = 20_000) -> NDArray[np.float32]:
+    at = np.random.default_rng(1).normal(size=(count, 3))
+    return np.asarray(radius * at / np.linalg.norm(at, axis=1, keepdims=True), np.float32)
+
+
+def mesh_of(distance: Distance, occupied: Callable[[Tensor], Tensor] | None = None) -> Mesh:
+    vertices, faces = extract(distance, BOX, 64, occupied)
+    return Mesh(vertices, faces, np.zeros(vertices.shape, np.uint8))
+
+
+def test_points_on_triangles_are_spread_by_area() -> None:
+    """A square of two unequal parts, and a sliver without area."""
+    vertices = np.array([[0, 0, 2], [1, 0, 2], [1, 1, 2], [0, 1, 2], [0.25, 0, 2]], np.float32)
+    faces = np.array([[0, 4, 3], [4, 1, 2], [4, 2, 3], [0, 4, 1]], np.int32)
+    points = points_on(vertices, faces, 40_000)
+    assert (points[:, 2] == 2).all()
+    counts = np.histogram2d(points[:, 0], points[:, 1], bins=4, range=[[0, 1]] * 2)[0]
+    np.testing.assert_allclose(counts, 2500, rtol=0.08)
+
+
+def test_the_distance_to_triangles() -> None:
+    """To one triangle: over its face, a side and a corner; to a mesh: as from all of its triangles."""
+    vertices = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0]], np.float32)
+    points = torch.tensor([[0.5, 0.5, 0.3], [1.0, -3.0, 4.0], [2.0, 2.0, 0.0], [5.0, 0.0, -4.0], [-3.0, -4.0, 0.0]])
+    expected = torch.tensor([0.3, 5.0, 2**0.5, 5.0, 5.0])
+    sliver = np.array([[0, 1, 1]], np.int32)
+    torch.testing.assert_close(distance_to(vertices, np.array([[0, 1, 2]], np.int32))(points), expected)
+    torch.testing.assert_close(distance_to(vertices, np.array([[0, 2, 1]], np.int32))(points), expected)
+    torch.testing.assert_close(distance_to(vertices, sliver)(points)[:2], torch.tensor([0.34**0.5, 5.0]))
+    mesh = extract(torus, BOX, 14)
+    somewhere = 2 * torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) - 1
+    single = [distance_to(mesh[0], face[None])(somewhere) for face in mesh[1]]
+    torch.testing.assert_close(distance_to(*mesh)(somewhere), torch.stack(single).amin(0))
+
+
+@pytest.mark.parametrize("radius", [0.4, 0.6])
+def test_the_error_of_a_whole_ball(radius: float) -> None:
+    """Smaller or larger by 0.1 on all sides; the truth's own points by its distance alone."""
+    truth = points_on(*extract(ball(0.5), BOX, 64), 20_000)
+    error = surface_error(mesh_of(ball(radius)), ball(0.5), truth)
+    for spread in error:
+        assert spread == pytest.approx((0.1, 0.1, 0.1), abs=2e-3)
+    assert error.chamfer == pytest.approx(0.1, abs=1e-3)
+    exact = surface_error(mesh_of(ball(0.5)), ball(0.5), truth)
+    assert exact.accuracy.largest < 1e-3
+    assert exact.completeness.largest < 1e-6
+
+
+def test_what_is_missing_counts_one_way_and_what_is_too_much_the_other() -> None:
+    """A ball without its cap, a few degrees of it at the rim cut away with the cells."""
+    radius, cap = 0.5, 0.125
+    parts = mesh_of(ball(radius), lambda unit: unit[:, 2] < 0.5 + (radius - cap) / 2)
+    error = surface_error(parts, ball(radius), points_of_a_ball(radius))
+    assert error.accuracy.largest < 1e-3
+    rim = np.arccos(1 - cap / radius)
+    away = np.linspace(0, rim, 1000)
+    # Points of the cap, of share sin(away) / 2, are a chord away from its rim.
+    expected = np.trapezoid(radius * np.sin((rim - away) / 2) * np.sin(away), away)
+    assert error.completeness.mean == pytest.approx(expected, rel=0.15)
+    assert error.completeness.high == pytest.approx(2 * radius * np.sin((rim - np.arccos(0.9)) / 2), abs=0.02)
+    assert error.completeness.largest == pytest.approx(2 * radius * np.sin(rim / 2), abs=0.02)
+    more = mesh_of(lambda points: torch.minimum(ball(radius)(points), ball(0.1, 0.8, 0.8, 0.8)(points)))
+    error = surface_error(more, ball(radius), points_of_a_ball(radius))
+    share = 0.1**2 / (0.1**2 + radius**2)
+    assert error.completeness.largest < 1e-3
+    assert error.accuracy.mean == pytest.approx(share * (0.8 * 3**0.5 - radius), rel=0.1)
