@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def positional(points: Float[Tensor, "n 3"], frequencies: int) -> Float[Tensor, "n c"]:
-    """Points or directions, and behind them the sines and cosines of 1, 2, 4 ... times them: (n, 3 + 6 `frequencies`)
+def positional(points: Float[Tensor, "n d"], frequencies: int) -> Float[Tensor, "n c"]:
+    """Points or directions, and behind them the sines and cosines of 1, 2, 4 ... times them: (n, d + 2 d `frequencies`)
     (Mildenhall et al., "NeRF", 2020, equation 4, without its factor of pi)."""
     scaled = (points[:, :, None] * 2.0 ** torch.arange(frequencies, device=points.device)).flatten(1)
     return torch.cat([points, scaled.sin(), scaled.cos()], -1)
