@@ -262,5 +262,5 @@ def test_a_far_wall_is_learnt_with_its_parallax() -> None:
     colours, true = wall(rays, 5.0), wall(held_out, 5.0)
     one_colour = psnr(colours.mean(0).expand_as(true), true)
     deep, flat = (psnr(fitted(samples, rays, colours, 250).look(held_out, "colour"), true) for samples in (16, 1))
-    assert deep > one_colour + 9
-    assert deep > flat + 7
+    assert deep > one_colour + 8
+    assert deep > flat + 6
