@@ -31,7 +31,7 @@ FIELD = {
     "heads": {"hidden": 32, "layers": 2, "view_frequencies": 0},
     "step": 1.0,
 }
-FIT = {"steps": 600, "rays": 256, "network_rate": 5e-3, "scale_rate": 1e-2, "decay": 0.03}
+FIT = {"steps": 900, "rays": 256, "network_rate": 5e-3, "scale_rate": 1e-2, "decay": 0.01}
 
 
 def cameras(count: int) -> Iterator[Camera]:
