@@ -17,8 +17,8 @@ from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.fields.hash_grid import HashGrid
-from loupe.fields.sdf import ColourHead, distance_and_normal, eikonal
-from loupe.fields.surface import SurfaceConfig, SurfaceField
+from loupe.fields.sdf import distance_and_normal, eikonal
+from loupe.fields.surface import Head, SurfaceConfig, SurfaceField
 from loupe.images import to_uint8
 from loupe.mesh import Mesh, extract
 from loupe.method import DECODER, Picture, Segment, Setting, Window
@@ -133,8 +133,8 @@ class SurfaceFit:
         self.field.train()
         generator = torch.Generator().manual_seed(batch.seed)
         pixels = batch.pixels
-        seen = self.field.look(pixels.rays, self.field.colour, generator)
-        made = seen.values + seen.left[:, None] * batch.noise
+        seen = self.field.look(pixels.rays, "colour", generator)
+        made = seen.values + seen.bare[:, None] * batch.noise
         true = pixels.over(batch.noise, self._backdrop)
         self._psnr = -10 * (made - true).detach().square().mean().log10()
         colour = (made - true).abs().mean()
@@ -161,9 +161,9 @@ class SurfaceFit:
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera`, ray by ray, over the scene's backdrop or the training photos' mean colour."""
-        values, depth, opacity, _ = look_through(self.field, self.field.colour, camera, window)
-        colour = values + (1 - opacity)[..., None] * self._backdrop
-        return Picture(colour.clamp(0, 1), depth, opacity)
+        view = look_through(self.field, "colour", camera, window)
+        colour = view.values + view.bare * self._backdrop
+        return Picture(colour.clamp(0, 1), view.depth, view.opacity)
 
     def surface(self) -> Mesh:
         """Marching cubes over the box, coloured as seen from straight above the surface."""
@@ -171,7 +171,7 @@ class SurfaceFit:
 
     def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
         """See `loupe.method.HasSurface`."""
-        return look_through(self.field, self.field.colour, camera)[3]
+        return look_through(self.field, "colour", camera).normals
 
 
 def make_field(setting: Setting, config: SurfaceConfig, codes: int = 0) -> SurfaceField:
@@ -181,6 +181,8 @@ def make_field(setting: Setting, config: SurfaceConfig, codes: int = 0) -> Surfa
         raise InputError(f"{scene.folder}: the scene moves, but this method knows a single moment only")
     if setting.space.kind != "bounded":
         raise InputError(f"{scene.folder}: a signed distance needs a bounded space; set space.kind")
+    if scene.masks == "cut" and config.background:
+        raise InputError(f"{scene.folder}: masks cut out what is behind the subject; leave out field.background")
     # The lattice in the field is no module's buffer: it stays where its grid is.
     occupied = setting.occupancy.grid.to(setting.device)
     return SurfaceField(config, setting.space, occupied, codes).to(setting.device)
@@ -256,12 +258,21 @@ def shape_terms(
     return {name: term for name, term in terms.items() if getattr(weights, name)}
 
 
+class View(NamedTuple):
+    """What a camera sees of a field by a head: `values`; how much of what stands behind everything shows, `bare`;
+    z-depth; how much of the view the surface covers, `opacity`; and its unit normals in the world. Depth and normal are
+    0 where it covers nothing."""
+
+    values: Float[Tensor, "h w c"]
+    bare: Float[Tensor, "h w 1"]
+    depth: Float[Tensor, "h w"]
+    opacity: Float[Tensor, "h w"]
+    normals: Float[Tensor, "h w 3"]
+
+
 @torch.no_grad()
-def look_through(
-    field: SurfaceField, head: ColourHead, camera: Camera, window: Window | None = None
-) -> tuple[Float[Tensor, "h w c"], Float[Tensor, "h w"], Float[Tensor, "h w"], Float[Tensor, "h w 3"]]:
-    """What a camera sees of a field by a head, in bounded memory: values, not over anything; z-depth; opacity; unit
-    normals in the world. Depth and normal are 0 where there is nothing."""
+def look_through(field: SurfaceField, head: Head, camera: Camera, window: Window | None = None) -> View:
+    """What a camera sees, in bounded memory."""
     field.eval()
     part = window or Window(0, 0, camera.width, camera.height)
     device = field.alive.device
@@ -274,9 +285,9 @@ def look_through(
         solid = (opacity > _NOTHING).float()
         depth = seen.t / opacity.clamp(min=_NOTHING) * (rays.directions @ forward) * solid
         normal = torch.nn.functional.normalize(seen.normal, dim=1) * solid[:, None]
-        pieces.append(torch.cat([seen.values, depth[:, None], opacity[:, None], normal], 1))
+        pieces.append(torch.cat([seen.values, seen.bare[:, None], depth[:, None], opacity[:, None], normal], 1))
     whole = torch.cat(pieces).view(part.height, part.width, -1)
-    return whole[..., :-5], whole[..., -5], whole[..., -4], whole[..., -3:]
+    return View(whole[..., :-6], whole[..., -6:-5], whole[..., -5], whole[..., -4], whole[..., -3:])
 
 
 @torch.no_grad()
@@ -291,5 +302,5 @@ def coloured_mesh(field: SurfaceField, setting: Setting) -> Mesh:
     for points in torch.split(torch.from_numpy(vertices).to(device), _CHUNK):
         _, features, gradient = distance_and_normal(field.shape, points)
         above = -torch.nn.functional.normalize(gradient, dim=1)
-        colours.append(field.shown(field.colour, points, above, features, gradient).cpu())
+        colours.append(field.shown("colour", points, above, features, gradient).cpu())
     return Mesh(vertices, faces, to_uint8(np.concatenate([part.numpy() for part in colours])))

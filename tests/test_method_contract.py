@@ -94,6 +94,7 @@ def volsdf_mlp_recipe() -> dict[str, Any]:
 
 
 def vq_nerf_recipe() -> dict[str, Any]:
+    """With all that a field may have."""
     joint = {
         "steps": 6,
         "codebook": CODEBOOK,
@@ -104,7 +105,11 @@ def vq_nerf_recipe() -> dict[str, Any]:
         "refresh": 2,
     }
     joint |= {"network_rate": 5e-3, "decoder_rate": 1e-2, "weights": {"semantic": 0.0}}
-    return volsdf_recipe() | {"method": "vq_nerf", "joint": joint}
+    recipe = volsdf_recipe()
+    appearance = {"levels": 2, "channels": 2, "table": 512, "base": 4, "finest": 8}
+    background = {"samples": 4, "hidden": 8, "layers": 1}
+    field = recipe["encoder"]["field"] | {"appearance": appearance, "background": background}
+    return recipe | {"method": "vq_nerf", "joint": joint, "encoder": recipe["encoder"] | {"field": field}}
 
 
 RECIPES = {

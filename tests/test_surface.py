@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from loupe.camera import Camera
 from loupe.codebook import NetworkConfig, VqVae, encode_view
 from loupe.config import parse_section
 from loupe.errors import InputError
+from loupe.fields.background import BackgroundConfig, InvertedSphere
 from loupe.fields.sdf import Density, LaplaceDensity, LogisticDensity, SignedDistance
 from loupe.fields.surface import SurfaceConfig, SurfaceField
 from loupe.images import to_uint8
@@ -76,7 +78,7 @@ def fan(count: int = 300) -> Rays:
 @pytest.mark.parametrize(("kind", "density"), [("hash", "laplace"), ("hash", "logistic"), ("mlp", "laplace")])
 def test_rays_end_on_the_surface(kind: str, density: str) -> None:
     field, rays = ball(kind, density), fan()
-    seen = field.look(rays, field.colour)
+    seen = field.look(rays, "colour")
     along = ((MIDDLE - rays.origins) * rays.directions).sum(1)
     gap = RADIUS**2 - (MIDDLE - rays.origins).square().sum(1) + along**2
     hits, misses = gap > 0.01, gap < -0.06
@@ -98,7 +100,7 @@ def test_long_steps_see_what_short_ones_see() -> None:
     object.__setattr__(long.config, "step", 2.0)
     object.__setattr__(short.config, "step", 0.1)
     rays = fan()
-    one, other = (field.look(rays, field.colour) for field in (long, short))
+    one, other = (field.look(rays, "colour") for field in (long, short))
     assert (one.left - other.left).abs().mean() < 0.03
     both = (one.left < 0.5) & (other.left < 0.5)
     assert ((one.t / (1 - one.left)) - (other.t / (1 - other.left)))[both].abs().mean() < 0.03
@@ -121,10 +123,10 @@ def test_depths_are_the_integral_of_the_density(kind: type[Density]) -> None:
 
 def test_cells_without_surface_are_passed_over() -> None:
     field, rays = ball("hash"), fan()
-    before = field.look(rays, field.colour)
+    before = field.look(rays, "colour")
     field.refresh()
     assert 0.02 < field.alive.float().mean() < 0.5
-    after = field.look(rays, field.colour)
+    after = field.look(rays, "colour")
     torch.testing.assert_close(after.left, before.left, atol=1e-3, rtol=0)
     with torch.no_grad():
         field.density.softness.fill_(1.0)
@@ -146,7 +148,7 @@ def test_a_camera_sees_depth_and_normals() -> None:
     pose = np.eye(4)
     pose[2, 3] = 4.0
     camera = Camera(32, 24, 40.0, 40.0, 16.0, 12.0, pose)
-    _, depth, opacity, normals = look_through(field, field.colour, camera)
+    _, _, depth, opacity, normals = look_through(field, "colour", camera)
     middle = depth[12, 17], opacity[12, 17], normals[12, 17]
     assert abs(float(middle[0]) - (4 - 0.05 - RADIUS)) < 0.03
     assert middle[1] > 0.99
@@ -204,6 +206,19 @@ def test_the_decoder_reads_the_codes(tmp_path: Path) -> None:
     assert torch.equal(made.render(camera, 0.0).colour, before)
 
 
+def test_what_goes_past_the_surface_meets_the_background() -> None:
+    field, rays = ball("hash"), fan()
+    before = field.look(rays, "colour")
+    torch.testing.assert_close(before.bare, before.left)
+    field.background = InvertedSphere(BackgroundConfig(samples=4, hidden=8, layers=1), MIDDLE.tolist(), 2.0).eval()
+    with torch.no_grad():
+        behind = field.background.look(rays, "colour")
+        after = field.look(rays, "colour")
+    assert not after.bare.any()
+    torch.testing.assert_close(after.values, before.values + before.left[:, None] * behind, atol=2e-4, rtol=0)
+    torch.testing.assert_close(after.left, before.left)
+
+
 @pytest.mark.parametrize("term", ["codes", "features"])
 def test_the_codes_losses_move_the_field_towards_the_photos_codes(tmp_path: Path, term: str) -> None:
     setting = scene_of(tmp_path)
@@ -213,10 +228,9 @@ def test_the_codes_losses_move_the_field_towards_the_photos_codes(tmp_path: Path
     terms = made.losses(batch, segment)["joint"]
     assert set(terms) == {"decoded", "codes", "features", "eikonal", "empty"}
     terms[term].backward()
-    code = made.field.code
-    assert code is not None
-    assert code.last.bias.grad is not None
-    assert code.last.bias.grad.abs().sum() > 0
+    bias = made.field.heads["code"].get_parameter("last.bias")
+    assert bias.grad is not None
+    assert bias.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in made.codebook.parameters())
 
 
@@ -265,6 +279,10 @@ def test_what_vq_nerf_refuses(tmp_path: Path) -> None:
         made.start_from(bare)
     with pytest.raises(InputError, match=r"joint\.codebook is not the shape of the codebook"):
         made.start_from(bare | {f"{DECODER}quantizer.codebook": torch.zeros(3, 4)})
+    field = SMALL["hash"] | {"background": {}}
+    setting = replace(setting, scene=replace(setting.scene, masks="cut"))
+    with pytest.raises(InputError, match="masks cut out what is behind"):
+        VolSdf("encoder", Recipe({"method": "volsdf", "encoder": {"field": field, "fit": {"steps": 1}}}), setting)
     encoder = {"field": SMALL["hash"] | {"heads": {"hidden": 8, "layers": 1}}, "fit": {"steps": 1}}
     surface = VolSdf("encoder", Recipe({"method": "volsdf", "encoder": encoder}), setting)
     with pytest.raises(InputError, match="volsdf has no decoder"):

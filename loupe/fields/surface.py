@@ -5,6 +5,8 @@ for more than its distance. An *mlp* field is sampled as VolSDF does (`loupe.err
 of its ray along which the distance changes evenly, by its gradient, so the optical depth is exact for a flat surface
 however soft or hard it is and however long the steps are.
 
+What stands behind the box is an inverted sphere (`loupe.fields.background`), or whatever the caller puts there.
+
 Yariv et al., "Volume rendering of neural implicit surfaces", 2021; Yang et al., "VQ-NeRF", 2023, section 3.1.
 """
 
@@ -21,6 +23,7 @@ from torch import nn
 from loupe import volume
 from loupe.config import Config
 from loupe.error_bound import BoundConfig, sample
+from loupe.fields.background import BackgroundConfig, InvertedSphere
 from loupe.fields.hash_grid import HashConfig, HashGrid
 from loupe.fields.marching import march, neighbourhood
 from loupe.fields.sdf import (
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-_WORTH = 1e-4  # what a sample must weigh on its ray to be looked at
+Head = Literal["colour", "code"]
+
+_WORTH = 1e-4  # what a sample, or all that is behind, must weigh on its ray to be looked at
 _REACH = 12.0  # scales of the density from the surface: farther outside is empty, farther inside hidden
 _LEVEL = 1e-3  # a slope up to this leads to no surface
 _LOOSE = 1.5  # times half a cell's diagonal: a distance in training may change faster than it should
@@ -59,6 +64,7 @@ class SurfaceConfig(Config):
         appearance: a hash grid of what shows alone, beside the features that the shape's network gives; None for none.
         step: distance of a hash field's samples, in cells of the occupancy.
         bound: how an mlp field is sampled.
+        background: what stands behind the box; None where masks cut it out, or the box holds all there is.
     """
 
     kind: Literal["hash", "mlp"] = "hash"
@@ -69,6 +75,7 @@ class SurfaceConfig(Config):
     appearance: HashConfig | None = None
     step: float = Field(default=0.5, gt=0, le=4)
     bound: BoundConfig = BoundConfig()
+    background: BackgroundConfig | None = None
 
     @model_validator(mode="after")
     def _bound_needs_laplace(self) -> SurfaceConfig:
@@ -78,12 +85,17 @@ class SurfaceConfig(Config):
 
 
 class Seen(NamedTuple):
-    """What n rays see: the composited `values` of a head (n, c), not over anything; `left` (n,): how much shows of what
-    is behind; `t` (n,): the weighted sum of the samples' distances; `normal` (n, 3): that of their gradients. And the
-    `gradient` (m, 3) of the samples that count."""
+    """What n rays see.
+
+    The composited `values` of a head (n, c), not over anything; `left` (n,): how much goes past the surface, and `bare`
+    (n,): how much of what stands behind everything shows, which is nothing if there is a background; `t` (n,): the
+    weighted sum of the samples' distances; `normal` (n, 3): that of their gradients. And the `gradient` (m, 3) of the
+    samples that count.
+    """
 
     values: Float[Tensor, "n c"]
     left: Float[Tensor, " n"]
+    bare: Float[Tensor, " n"]
     t: Float[Tensor, " n"]
     normal: Float[Tensor, "n 3"]
     gradient: Float[Tensor, "m 3"]
@@ -103,7 +115,7 @@ class Samples(NamedTuple):
 
 
 class SurfaceField(nn.Module):
-    """A signed distance over a bounded space, with heads `colour` and, for `codes` channels, `code`.
+    """A signed distance over a bounded space, with heads "colour" and, for `codes` channels, "code".
 
     `alive` says which of the occupied cells are still looked at (`refresh`).
     """
@@ -123,8 +135,10 @@ class SurfaceField(nn.Module):
         self.appearance = HashGrid(config.appearance) if config.appearance else None
         features += self.appearance.width if self.appearance else 0
         self.density = (LaplaceDensity if config.density == "laplace" else LogisticDensity)(radius)
-        self.colour = ColourHead(config.heads, features)
-        self.code = ColourHead(config.heads, features, codes, bounded=False) if codes else None
+        self.heads = nn.ModuleDict({"colour": ColourHead(config.heads, features)})
+        if codes:
+            self.heads["code"] = ColourHead(config.heads, features, codes, bounded=False)
+        self.background = InvertedSphere(config.background, middle, radius, codes) if config.background else None
         self.lattice = Lattice(occupied)
         self.register_buffer("alive", self.lattice.alive)
         self._near = neighbourhood(self.lattice)
@@ -132,7 +146,7 @@ class SurfaceField(nn.Module):
         sides = (torch.tensor(space.high) - torch.tensor(space.low)) / cells
         self._cell, self._half_diagonal = float(sides.mean()), float(sides.norm()) / 2
 
-    def look(self, rays: Rays, head: ColourHead, generator: torch.Generator | None = None) -> Seen:
+    def look(self, rays: Rays, head: Head, generator: torch.Generator | None = None) -> Seen:
         """What rays see by a head; with a generator, which is the CPU's, samples are jittered."""
         samples, count = self._sampled(rays, generator), len(rays.origins)
         samples = self._worth_a_look(samples, rays)
@@ -145,11 +159,12 @@ class SurfaceField(nn.Module):
         shown = self.shown(head, points, directions, features, gradient)
         values = torch.cat([shown, _meets(samples, distance, slope)[:, None], gradient], 1)
         seen = volume.composite(weight, values, samples.ray, count)
-        return Seen(seen[:, :-4], left, seen[:, -4], seen[:, -3:], gradient)
+        values, bare = self._before_background(seen[:, :-4], left, rays, head, generator)
+        return Seen(values, left, bare, seen[:, -4], seen[:, -3:], gradient)
 
     def shown(
         self,
-        head: ColourHead,
+        head: Head,
         points: Float[Tensor, "m 3"],
         directions: Float[Tensor, "m 3"],
         features: Float[Tensor, "m c"],
@@ -159,12 +174,12 @@ class SurfaceField(nn.Module):
         normalised = self.shape.normalised(points)
         if self.appearance:
             features = torch.cat([features, self.appearance((normalised + 1) / 2)], 1)
-        channels: Tensor = head(normalised, gradient, directions, features)
+        channels: Tensor = self.heads[head](normalised, gradient, directions, features)
         return channels
 
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Take over another such field's state; one without a head for codes leaves this one's as it is."""
-        own = {name: value for name, value in self.state_dict().items() if name.startswith("code.")}
+        own = {name: value for name, value in self.state_dict().items() if "heads.code." in name}
         self.load_state_dict(own | dict(state))
         self._keep(self.alive)
 
@@ -187,6 +202,21 @@ class SurfaceField(nn.Module):
         distance, _ = self.shape(self.space.to_world((corner + 0.5) / shape))
         near: Tensor = distance.abs() < _REACH * self.density.scale + _LOOSE * self._half_diagonal
         return near
+
+    def _before_background(
+        self,
+        values: Float[Tensor, "n c"],
+        left: Float[Tensor, " n"],
+        rays: Rays,
+        head: Head,
+        generator: torch.Generator | None,
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, " n"]]:
+        """Values over the background, and how much of anything else would show; asked where something of it does."""
+        if not self.background:
+            return values, left
+        through = (left > _WORTH).nonzero()[:, 0]
+        behind = self.background.look(Rays(*(part[through] for part in rays)), head, generator)
+        return values.index_add(0, through, left[through, None] * behind), torch.zeros_like(left)
 
     def _sampled(self, rays: Rays, generator: torch.Generator | None) -> Samples:
         box = self.space.cast(rays)

@@ -184,11 +184,10 @@ class VqNerf:
         """The paper's terms, weighted."""
         self.field.train()
         generator = torch.Generator().manual_seed(batch.seed)
-        weights, code = self._config.weights, self.field.code
-        assert code is not None
+        weights = self._config.weights
         rays = Rays(*(torch.cat(parts) for parts in zip(*(patch.rays for patch in batch.patches), strict=True)))
-        seen = self.field.look(rays, code, generator)
-        rows = self._features(seen.values, seen.left[:, None])
+        seen = self.field.look(rays, "code", generator)
+        rows = self._features(seen.values, seen.bare[:, None])
         gathered = [
             self._decoded_terms(one, patch)
             for one, patch in zip(_maps(rows, batch.patches), batch.patches, strict=True)
@@ -197,8 +196,8 @@ class VqNerf:
         self._noted = {name: terms.pop(name).detach() for name in ("psnr", "right")}
         gradients = seen.gradient
         if batch.pixels is not None:
-            single = self.field.look(batch.pixels.rays, self.field.colour, generator)
-            made = single.values + single.left[:, None] * self._backdrop
+            single = self.field.look(batch.pixels.rays, "colour", generator)
+            made = single.values + single.bare[:, None] * self._backdrop
             terms["global"] = weights.global_ * (made - batch.pixels.colours).abs().mean()
             gradients = torch.cat([gradients, single.gradient])
         return {"joint": terms | shape_terms(self.field, gradients, batch.anywhere, weights)}
@@ -242,14 +241,12 @@ class VqNerf:
         ratio, low = self._setting.scene.ratio, self._low(camera)
         part = window or Window(0, 0, camera.width, camera.height)
         outer = reached(part, ratio, self.codebook.decoder.radius, (low.width, low.height))
-        code = self.field.code
-        assert code is not None
-        values, depth, opacity, _ = look_through(self.field, code, low, outer)
-        features = self._features(values, (1 - opacity)[..., None]).movedim(-1, 0)[None]
+        view = look_through(self.field, "code", low, outer)
+        features = self._features(view.values, view.bare).movedim(-1, 0)[None]
         picture = self._decode(features)
         left, top = part.x - outer.x * ratio, part.y - outer.y * ratio
         crop = (slice(top, top + part.height), slice(left, left + part.width))
-        enlarged = interpolate(torch.stack([depth, opacity])[None], scale_factor=ratio, mode="bilinear")[0]
+        enlarged = interpolate(torch.stack([view.depth, view.opacity])[None], scale_factor=ratio, mode="bilinear")[0]
         return Picture(picture[0].movedim(0, -1)[crop].clamp(0, 1), enlarged[0][crop], enlarged[1][crop])
 
     def surface(self) -> Mesh:
@@ -258,7 +255,7 @@ class VqNerf:
 
     def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
         """See `loupe.method.HasSurface`; enlarged from low resolution, as depth is."""
-        small = look_through(self.field, self.field.colour, self._low(camera))[3].movedim(-1, 0)[None]
+        small = look_through(self.field, "colour", self._low(camera)).normals.movedim(-1, 0)[None]
         enlarged = interpolate(small, scale_factor=self._setting.scene.ratio, mode="bilinear")[0].movedim(0, -1)
         return normalize(enlarged[: camera.height, : camera.width], dim=-1)
 
@@ -268,11 +265,11 @@ class VqNerf:
         columns, rows = -(-camera.width // ratio), -(-camera.height // ratio)
         return camera.cropped(0, 0, columns * ratio, rows * ratio).resized(columns, rows)
 
-    def _features(self, values: Float[Tensor, "*n c"], left: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n c"]:
-        """What the head's composited values and what is left of the light make: channels as spread out as the codes',
-        which differ by a hundred times, and the backdrop's code behind."""
+    def _features(self, values: Float[Tensor, "*n c"], bare: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n c"]:
+        """What the head's composited values make: channels as spread out as the codes', which differ by a hundred
+        times, around their mean; and the backdrop's code where it shows."""
         codes = self.codebook.quantizer.codebook
-        return values * codes.std(0) + (1 - left) * codes.mean(0) + left * self._code_behind
+        return values * codes.std(0) + (1 - bare) * codes.mean(0) + bare * self._code_behind
 
     @torch.no_grad()
     def _decode(self, features: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 fh fw"]:
