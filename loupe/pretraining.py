@@ -185,8 +185,10 @@ def pretrain_codebook(
     """Train a codebook on the training views of all captures together, and measure it on the test views of each.
 
     With `config.reference` the same network is also trained without quantisation; its values are reported under
-    "reference.". Checkpoints lie in `resume`. Raises `InputError` as `CodebookTraining` and `loupe.training.fit` do, and
-    if a capture's ratio is no multiple of the factor.
+    "reference.". Checkpoints lie in `resume`.
+
+    Raises:
+        InputError: as for `CodebookTraining` and `loupe.training.fit`; or a capture's ratio is no multiple of `factor`.
     """
     factor, codes = config.network.factor, config.network.codes
     for capture, views in captures.items():
