@@ -1,7 +1,8 @@
 """What is trained before any trial: the codebook of `loupe.codebook`, on the training views of one capture or several.
 
-Training reads the pixels of training views only. The scores are taken on whole test views, on 8-bit pictures. A view is
-named capture.view here, since captures may share names of views.
+Training sees the pixels of training views only: captures that share a picture, one to train and one to test, are refused.
+The scores are taken on whole test views, on 8-bit pictures. A view is named capture.view here, since captures may share
+names of views.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def pretrain_codebook(
     "reference.". Checkpoints lie in `resume`.
 
     Raises:
-        InputError: as for `CodebookTraining` and `loupe.training.fit`; or a capture's ratio is no multiple of `factor`.
+        InputError: as for `CodebookTraining` and `loupe.training.fit`; a capture's ratio is no multiple of `factor`; or
+            a test view is the same picture as a training view.
     """
     factor, codes = config.network.factor, config.network.codes
     for capture, views in captures.items():
@@ -200,6 +202,7 @@ def pretrain_codebook(
         for name, picture in views.pictures(views.train).items()
     }
     seen = {name: view_digest(picture) for name, picture in pictures.items()}
+    _check_held_out(captures, seen)
 
     def train(quantise: bool, report: Report) -> VqVae:
         training = CodebookTraining(config, pictures, quantise)
@@ -223,6 +226,17 @@ def pretrain_codebook(
     by_capture = {name: {**_summary([one]), "views": one.views} for name, one in measured.items()}
     samples = {f"{name}.{key}": picture for name, one in measured.items() for key, picture in one.samples.items()}
     return Pretrained(Codebook(model, config, seen), scores, by_capture, samples)
+
+
+def _check_held_out(captures: Mapping[str, CaptureViews], seen: Mapping[str, str]) -> None:
+    trained = {digest: name for name, digest in seen.items()}
+    for capture, views in captures.items():
+        for name, picture in views.pictures(views.test).items():
+            if known := trained.get(view_digest(picture)):
+                raise InputError(
+                    f"codebook: test view {capture}.{name} is the same picture as training view {known}; "
+                    "leave one of these captures out, or have their splits agree"
+                )
 
 
 class _Measured(NamedTuple):

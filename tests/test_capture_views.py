@@ -100,6 +100,16 @@ def test_a_trial_on_views_of_any_of_its_captures_is_refused(gathered: Path) -> N
             codebook.refuse(captures[name].tiles, [other])
 
 
+def test_a_picture_that_one_capture_trains_on_and_another_tests_on_is_refused(tmp_path: Path, gathered: Path) -> None:
+    """The same photos with another split: a test view's pixels would be trained on under another name."""
+    (gathered / "again").mkdir()
+    gather_views(make_capture(tmp_path, "again", 10, "b"), tmp_path / "again_tiles", gathered / "again")
+    with pytest.raises(
+        InputError, match=r"test view right\.a is the same picture as training view again\.a;"
+    ):
+        pretrain(gathered, "left", "right", "again")
+
+
 def test_scores_are_of_each_capture_and_of_all_views(gathered: Path) -> None:
     """Two test views on the left, one on the right: every view counts the same."""
     (gathered / "left/split.json").write_text(json.dumps({"train": ["a", "b"], "test": ["c", "d"]}))

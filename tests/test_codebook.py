@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loupe import pretraining
 from loupe.capture_views import CaptureViews
 from loupe.codebook import (
     Codebook,
@@ -33,7 +34,6 @@ from loupe.metrics import psnr
 from loupe.nets.autoencoder import Decoder, Encoder, in_tiles
 from loupe.nets.quantizer import rows_of
 from loupe.pretraining import CodebookTraining, pretrain_codebook
-from loupe.scene import Level
 from loupe.tiles import Tiles, write_tiles
 from loupe.training import Report, fit
 
@@ -70,24 +70,12 @@ def picture(seed: int, height: int = 40, width: int = 48) -> Pixels:
     return to_uint8(np.moveaxis(waves, 0, 2) + random.normal(0, 0.01, (height, width, 3)))
 
 
-class Watched(Tiles):
-    """Tiles that remember which views were opened."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.opened: set[tuple[str, Level]] = set()
-
-    def image(self, name: str, level: Level) -> Pixels:
-        self.opened.add((name, level))
-        return super().image(name, level)
-
-
 @pytest.fixture
-def tiles(tmp_path: Path) -> Watched:
+def tiles(tmp_path: Path) -> Tiles:
     folder = tmp_path / "tiles"
     folder.mkdir()
     write_tiles(folder, [(name, picture(seed)) for seed, name in enumerate("abcd")], 4)
-    return Watched(folder)
+    return Tiles(folder)
 
 
 def capture(tiles: Tiles) -> dict[str, CaptureViews]:
@@ -220,14 +208,23 @@ def test_it_starts_as_the_best_linear_auto_encoder(channels: int) -> None:
     assert np.allclose(variances, values[:channels] ** 2 / len(cells), atol=1e-4)
 
 
-def test_training_opens_training_views_alone(tmp_path: Path, tiles: Watched) -> None:
-    opened = []
-    pretrain_codebook(capture(tiles), CONFIG, tmp_path, lambda *_: opened.append(set(tiles.opened)))
-    assert opened[-1] == {(name, "full") for name in "abd"}
-    assert tiles.opened == {(name, "full") for name in "abcd"}  # the scores read the other one
+def test_training_is_given_training_views_alone(tmp_path: Path, tiles: Tiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Mapping[str, Pixels]] = []
+
+    class Watched(CodebookTraining):
+        def __init__(self, config: CodebookConfig, pictures: Mapping[str, Pixels], quantise: bool) -> None:
+            given.append(pictures)
+            super().__init__(config, pictures, quantise)
+
+    monkeypatch.setattr(pretraining, "CodebookTraining", Watched)
+    pretrain_codebook(capture(tiles), CONFIG, tmp_path, lambda *_: None)
+    assert len(given) == 2  # with quantisation, and the reference without
+    for pictures in given:
+        assert list(pictures) == ["one.a", "one.b", "one.d"]
+        assert all(np.array_equal(pictures[f"one.{name}"], picture("abcd".index(name))) for name in "abd")
 
 
-def test_pixels_of_test_views_change_nothing_that_is_saved(tmp_path: Path, tiles: Watched) -> None:
+def test_pixels_of_test_views_change_nothing_that_is_saved(tmp_path: Path, tiles: Tiles) -> None:
     poisoned = tmp_path / "poisoned"
     poisoned.mkdir()
     pictures = [(name, picture(seed) if name != "c" else 255 - picture(9)) for seed, name in enumerate("abcd")]
@@ -240,7 +237,7 @@ def test_pixels_of_test_views_change_nothing_that_is_saved(tmp_path: Path, tiles
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_squares_are_crops_of_training_views(tiles: Watched) -> None:
+def test_squares_are_crops_of_training_views(tiles: Tiles) -> None:
     training = CodebookTraining(CONFIG, two(tiles), quantise=True)
     batch = training.batch(PLAIN, 0, torch.Generator().manual_seed(1))
     assert batch.shape == (2, 3, 16, 16)
@@ -252,7 +249,7 @@ def test_squares_are_crops_of_training_views(tiles: Watched) -> None:
         assert any(np.array_equal(window, wanted) for window in windows)
 
 
-def test_resumed_in_the_quantised_segment_is_uninterrupted(tiles: Watched) -> None:
+def test_resumed_in_the_quantised_segment_is_uninterrupted(tiles: Tiles) -> None:
     straight = CodebookTraining(CONFIG, two(tiles), quantise=True)
     run(straight, PLAIN, range(6), adam(straight, PLAIN))
     optimizer = adam(straight, QUANTISED)
@@ -273,7 +270,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("quantise", [True, False])
 @pytest.mark.parametrize("done", [3, 6, 12])
 def test_killed_and_resumed_it_ends_with_the_same_weights(
-    tmp_path: Path, tiles: Watched, quantise: bool, done: int
+    tmp_path: Path, tiles: Tiles, quantise: bool, done: int
 ) -> None:
     """In the plain segment, between both, and in the quantised one; with quantisation and as the reference."""
 
@@ -295,7 +292,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     assert all(torch.equal(value, resumed.state()[key]) for key, value in straight.state().items())
 
 
-def test_other_pixels_are_refused_with_the_difference(tmp_path: Path, tiles: Watched) -> None:
+def test_other_pixels_are_refused_with_the_difference(tmp_path: Path, tiles: Tiles) -> None:
     """A run that was begun on other views is not gone on with."""
     config = CONFIG.model_copy(update={"reference": False})
     pretrain_codebook(capture(tiles), config, tmp_path / "resume", lambda *_: None)
@@ -308,7 +305,7 @@ def test_other_pixels_are_refused_with_the_difference(tmp_path: Path, tiles: Wat
     assert f"holds a run with another configuration: views.one.b {before} -> {after}; change it" in str(caught.value)
 
 
-def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Watched) -> None:
+def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Tiles) -> None:
     quantised, reference = (CodebookTraining(CONFIG, two(tiles), quantise=on) for on in (True, False))
     for training in (quantised, reference):
         run(training, PLAIN, range(6), adam(training, PLAIN))
@@ -321,7 +318,7 @@ def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Watched)
     assert error < 0.3 * (latents - latents.mean(0)).square().sum()
 
 
-def test_it_learns(tmp_path: Path, tiles: Watched) -> None:
+def test_it_learns(tmp_path: Path, tiles: Tiles) -> None:
     network = NETWORK.model_copy(update={"codes": 96})
     config = CONFIG.model_copy(update={"network": network, "plain_steps": 60, "quantised_steps": 120})
     points: list[tuple[str, int, int]] = []
@@ -346,7 +343,7 @@ def test_it_learns(tmp_path: Path, tiles: Watched) -> None:
     assert np.array_equal(made.pictures["one.c_original"], truth)
 
 
-def test_saved_and_loaded_is_the_same(tmp_path: Path, tiles: Watched) -> None:
+def test_saved_and_loaded_is_the_same(tmp_path: Path, tiles: Tiles) -> None:
     config = CONFIG.model_copy(update={"reference": False})
     made = pretrain_codebook(capture(tiles), config, tmp_path / "resume", lambda *_: None)
     made.save(tmp_path)
@@ -384,7 +381,7 @@ def test_a_codebook_that_is_not_whole_is_refused(tmp_path: Path) -> None:
         Codebook.load(tmp_path)
 
 
-def test_views_that_do_not_suit_are_refused(tmp_path: Path, tiles: Watched) -> None:
+def test_views_that_do_not_suit_are_refused(tmp_path: Path, tiles: Tiles) -> None:
     for change, message in (({"crop": 18}, "no multiple of factor"), ({"crop": 44}, "does not fit into view a")):
         with pytest.raises(InputError, match=message):
             CodebookTraining(CONFIG.model_copy(update=change), {"a": picture(0)}, quantise=True)
@@ -393,7 +390,7 @@ def test_views_that_do_not_suit_are_refused(tmp_path: Path, tiles: Watched) -> N
         pretrain_codebook(capture(tiles), CONFIG.model_copy(update={"network": network}), tmp_path, lambda *_: None)
 
 
-def test_learning_rate_warms_up_and_ends_low(tiles: Watched) -> None:
+def test_learning_rate_warms_up_and_ends_low(tiles: Tiles) -> None:
     training = CodebookTraining(CONFIG, {"a": picture(0)}, quantise=True)
     assert [training.learning_rates(PLAIN, step)["codebook"] for step in range(4)] == [0.5, 1, 1, 1]
     rates = [training.learning_rates(QUANTISED, step)["codebook"] for step in range(10)]
