@@ -1,8 +1,8 @@
 """What is trained before any trial: the codebook of `loupe.codebook`, on the training views of one capture or several.
 
-Training sees the pixels of training views only: captures that share a picture, one to train and one to test, are refused.
-The scores are taken on whole test views, on 8-bit pictures. A view is named capture.view here, since captures may share
-names of views.
+Training sees the pixels of training views only: captures that share a picture, one to train and one to test, are
+refused. The scores are taken on whole test views, on 8-bit pictures. A view is named capture.view here, since captures
+may share names of views.
 """
 
 from __future__ import annotations

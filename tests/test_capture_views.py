@@ -104,9 +104,7 @@ def test_a_picture_that_one_capture_trains_on_and_another_tests_on_is_refused(tm
     """The same photos with another split: a test view's pixels would be trained on under another name."""
     (gathered / "again").mkdir()
     gather_views(make_capture(tmp_path, "again", 10, "b"), tmp_path / "again_tiles", gathered / "again")
-    with pytest.raises(
-        InputError, match=r"test view right\.a is the same picture as training view again\.a;"
-    ):
+    with pytest.raises(InputError, match=r"test view right\.a is the same picture as training view again\.a;"):
         pretrain(gathered, "left", "right", "again")
 
 
