@@ -46,10 +46,17 @@ class TrialEntry(Config):
 
 
 class CodebookEntry(Config):
-    """An entry of `codebooks`: trained on `capture` as configs/codebooks/`config`.yaml says."""
+    """An entry of `codebooks`: trained on all of `captures` together, as configs/codebooks/`config`.yaml says."""
 
-    capture: str
     config: str
+    captures: list[str]
+
+
+class CodebookCaptureEntry(Config):
+    """An entry of `codebook_captures`: a capture that a codebook is trained on, for which its views are gathered."""
+
+    codebook: str
+    capture: str
 
 
 class Pipeline(Config):
@@ -61,6 +68,7 @@ class Pipeline(Config):
     codebook_grafts: dict[str, CodebookGraftEntry] = Field(default_factory=dict)
     trials: dict[str, TrialEntry] = Field(default_factory=dict)
     codebooks: dict[str, CodebookEntry] = Field(default_factory=dict)
+    codebook_captures: dict[str, CodebookCaptureEntry] = Field(default_factory=dict)
     score: object = None
 
 
@@ -71,7 +79,8 @@ def read_pipeline(path: Path) -> Pipeline:
     try:
         for capture in pipeline.captures:
             check_name(capture, "capture")
-        for key in (*pipeline.encoders, *pipeline.grafts, *pipeline.codebook_grafts, *pipeline.trials):
+        grafts = *pipeline.grafts, *pipeline.codebook_grafts
+        for key in (*pipeline.encoders, *grafts, *pipeline.trials, *pipeline.codebook_captures):
             for name in key.split(".", 1):
                 check_name(name, "entry")
         for encoder in pipeline.encoders.values():
@@ -92,10 +101,40 @@ def read_pipeline(path: Path) -> Pipeline:
             check_name(trial.capture, "capture")
             check_name(trial.recipe, "recipe")
             check_name(trial.encoder, "encoder")
-        for name, codebook in pipeline.codebooks.items():
-            check_name(name, "codebook")
-            check_name(codebook.capture, "capture")
-            check_name(codebook.config, "codebook configuration")
+        _check_codebooks(pipeline)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return pipeline
+
+
+def read_codebook(path: Path, name: str) -> CodebookEntry:
+    """Codebook `name` of the pipeline at `path`; raises `InputError` as `read_pipeline` does, or if it is not there."""
+    codebooks = read_pipeline(path).codebooks
+    if name not in codebooks:
+        raise InputError(f"{path}: codebooks: no {name!r} there")
+    return codebooks[name]
+
+
+def _check_codebooks(pipeline: Pipeline) -> None:
+    """Names; and that the captures that codebooks list are those of `codebook_captures`.
+
+    They stand in both since DVC makes a stage of every entry, and knows no loop within a loop.
+    """
+    gathered = {(entry.codebook, entry.capture): key for key, entry in pipeline.codebook_captures.items()}
+    for (name, capture), key in gathered.items():
+        if name not in pipeline.codebooks:
+            raise InputError(f"codebook_captures.{key}: no codebook {name!r} in codebooks")
+        if capture not in pipeline.codebooks[name].captures:
+            raise InputError(f"codebook_captures.{key}: codebooks.{name} does not list capture {capture!r}")
+    for name, codebook in pipeline.codebooks.items():
+        check_name(name, "codebook")
+        check_name(codebook.config, "codebook configuration")
+        if not codebook.captures:
+            raise InputError(f"codebooks.{name}: captures is empty; name at least one to train on")
+        if len(set(codebook.captures)) < len(codebook.captures):
+            raise InputError(f"codebooks.{name}: captures names one twice")
+        for capture in codebook.captures:
+            check_name(capture, "capture")
+            if (name, capture) not in gathered:
+                line = f"{name}.{capture}: {{ codebook: {name}, capture: {capture} }}"
+                raise InputError(f"codebooks.{name}: capture {capture!r} needs a line in codebook_captures: {line}")

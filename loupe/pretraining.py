@@ -1,28 +1,29 @@
-"""What is trained before any trial: the codebook of `loupe.codebook`, on the training views of one capture.
+"""What is trained before any trial: the codebook of `loupe.codebook`, on the training views of one capture or several.
 
-Training reads the pixels of training views only. The scores are taken on whole test views, on 8-bit pictures.
+Training sees the pixels of training views only: captures that share a picture, one to train and one to test, are
+refused. The scores are taken on whole test views, on 8-bit pictures. A view is named capture.view here, since captures
+may share names of views.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from loupe.capture_views import CaptureViews
 from loupe.codebook import Codebook, CodebookConfig, VqVae, decode_view, encode_view, objective, view_digest
 from loupe.errors import InputError
 from loupe.images import Pixels, detailed_windows, write_image
 from loupe.method import Segment
 from loupe.metrics import psnr
 from loupe.nets.quantizer import perplexity, rows_of
-from loupe.scene import Scene
-from loupe.tiles import Tiles
 from loupe.training import Report, fit
 
 if TYPE_CHECKING:
@@ -46,14 +47,17 @@ class CodebookTraining:
     nothing else differs: the reference that shows what quantisation costs.
     """
 
-    def __init__(self, config: CodebookConfig, tiles: Tiles, views: Sequence[str], quantise: bool) -> None:
-        """Raises `InputError` if crops do not consist of whole cells or do not fit into a view."""
+    def __init__(self, config: CodebookConfig, pictures: Mapping[str, Pixels], quantise: bool) -> None:
+        """`pictures` are the training views, each as likely as any other.
+
+        Raises `InputError` if crops do not consist of whole cells or do not fit into a view.
+        """
         self._config = config
         self._quantise = quantise
-        self._pictures = [tiles.image(name, "full") for name in views]
+        self._pictures = list(pictures.values())
         if config.crop % config.network.factor:
             raise InputError(f"codebook: crop {config.crop} is no multiple of factor {config.network.factor}")
-        for name, picture in zip(views, self._pictures, strict=True):
+        for name, picture in pictures.items():
             if min(picture.shape[:2]) < config.crop:
                 raise InputError(f"codebook: crop {config.crop} does not fit into view {name} {picture.shape[:2]}")
         with torch.random.fork_rng(devices=[]):
@@ -154,38 +158,54 @@ class Pretrained:
 
     Attributes:
         codebook: the trained model.
-        scores: codes; perplexity over the test views; dead: codes that no training view uses; psnr: mean over whole
-            test views; psnr_plain: the same for the network trained without quantisation (None without a reference).
-        views: psnr and psnr_plain of each test view.
-        pictures: crops of the test views, "<view>_original", "<view>_vq" and "<view>_plain".
+        scores: codes; perplexity over all test views; dead: codes that no training view uses; psnr: mean over all test
+            views, whole; psnr_plain: the same for the network trained without quantisation (None without a reference).
+        captures: perplexity, psnr and psnr_plain of each capture alone, and `views`: psnr and psnr_plain of each of its
+            test views.
+        pictures: crops of the test views, "<capture>.<view>_original", "..._vq" and "..._plain".
     """
 
     codebook: Codebook
     scores: Mapping[str, float | int | None]
-    views: Mapping[str, Mapping[str, float]]
+    captures: Mapping[str, Mapping[str, Any]]
     pictures: Mapping[str, Pixels]
 
     def save(self, folder: Path) -> None:
         """Write the model, `scores.json` and `pictures/` into `folder`, which exists."""
         self.codebook.save(folder)
-        (folder / "scores.json").write_text(json.dumps({**self.scores, "views": self.views}, indent=1) + "\n", "utf8")
+        content = {**self.scores, "captures": self.captures}
+        (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n", "utf8")
         (folder / "pictures").mkdir(exist_ok=True)
         for name, picture in self.pictures.items():
             write_image(folder / "pictures" / f"{name}.jpg", picture, quality=95)
 
 
-def pretrain_codebook(scene: Scene, tiles: Tiles, config: CodebookConfig, resume: Path, report: Report) -> Pretrained:
-    """Train a codebook on the training views of `scene`, and measure it on its test views.
+def pretrain_codebook(
+    captures: Mapping[str, CaptureViews], config: CodebookConfig, resume: Path, report: Report
+) -> Pretrained:
+    """Train a codebook on the training views of all captures together, and measure it on the test views of each.
 
     With `config.reference` the same network is also trained without quantisation; its values are reported under
-    "reference.". Checkpoints lie in `resume`. Raises `InputError` as `CodebookTraining` and `loupe.training.fit` do.
+    "reference.". Checkpoints lie in `resume`.
+
+    Raises:
+        InputError: as for `CodebookTraining` and `loupe.training.fit`; a capture's ratio is no multiple of `factor`; or
+            a test view is the same picture as a training view.
     """
-    if tiles.ratio % config.network.factor:
-        raise InputError(f"codebook: tiles of ratio {tiles.ratio} do not divide into cells of {config.network.factor}")
-    seen = {name: view_digest(tiles.image(name, "full")) for name in scene.train}
+    factor, codes = config.network.factor, config.network.codes
+    for capture, views in captures.items():
+        if (ratio := views.tiles.ratio) % factor:
+            raise InputError(f"codebook: tiles of {capture}, of ratio {ratio}, do not divide into cells of {factor}")
+    pictures = {
+        f"{capture}.{name}": picture
+        for capture, views in captures.items()
+        for name, picture in views.pictures(views.train).items()
+    }
+    seen = {name: view_digest(picture) for name, picture in pictures.items()}
+    _check_held_out(captures, seen)
 
     def train(quantise: bool, report: Report) -> VqVae:
-        training = CodebookTraining(config, tiles, scene.train, quantise)
+        training = CodebookTraining(config, pictures, quantise)
         facts = {"codebook": config.model_dump(), "views": seen}
         fit(
             training,
@@ -201,27 +221,39 @@ def pretrain_codebook(scene: Scene, tiles: Tiles, config: CodebookConfig, resume
 
     model = train(True, report)
     plain = train(False, report_reference) if config.reference else None
-    uses, views, pictures = _measure(model, plain, tiles, scene.test)
-    codes = config.network.codes
-    scores = {
-        "codes": codes,
-        "perplexity": perplexity(uses),
-        "dead": codes - _used(model, tiles, scene.train),
-        "psnr": _mean(views, "psnr"),
-        "psnr_plain": _mean(views, "psnr_plain") if plain else None,
-    }
-    return Pretrained(Codebook(model, config, seen), scores, views, pictures)
+    measured = {name: _measure(model, plain, views.pictures(views.test)) for name, views in captures.items()}
+    scores = {"codes": codes, "dead": codes - _used(model, pictures.values()), **_summary(measured.values())}
+    by_capture = {name: {**_summary([one]), "views": one.views} for name, one in measured.items()}
+    samples = {f"{name}.{key}": picture for name, one in measured.items() for key, picture in one.samples.items()}
+    return Pretrained(Codebook(model, config, seen), scores, by_capture, samples)
 
 
-def _measure(
-    model: VqVae, plain: VqVae | None, tiles: Tiles, names: Sequence[str]
-) -> tuple[Int[Tensor, " codes"], dict[str, dict[str, float]], dict[str, Pixels]]:
+def _check_held_out(captures: Mapping[str, CaptureViews], seen: Mapping[str, str]) -> None:
+    trained = {digest: name for name, digest in seen.items()}
+    for capture, views in captures.items():
+        for name, picture in views.pictures(views.test).items():
+            if known := trained.get(view_digest(picture)):
+                raise InputError(
+                    f"codebook: test view {capture}.{name} is the same picture as training view {known}; "
+                    "leave one of these captures out, or have their splits agree"
+                )
+
+
+class _Measured(NamedTuple):
+    """Of whole views: uses of the codes, PSNR of each view, and crops."""
+
+    uses: Int[Tensor, " codes"]
+    views: dict[str, dict[str, float]]
+    samples: dict[str, Pixels]
+
+
+def _measure(model: VqVae, plain: VqVae | None, pictures: Mapping[str, Pixels]) -> _Measured:
     """Over whole views: uses of the codes, PSNR with and without quantisation, and the same crop of each picture."""
     uses = torch.zeros_like(model.quantizer.uses)
     scores: dict[str, dict[str, float]] = {}
     samples: dict[str, Pixels] = {}
-    for name in names:
-        original = np.array(tiles.image(name, "full"))
+    for name, mapped in pictures.items():
+        original = np.array(mapped)
         indices = _indices(model, original)
         uses += model.quantizer.count(indices)
         made = {"vq": decode_view(model, model.quantizer.lookup(indices).detach())}
@@ -232,14 +264,25 @@ def _measure(
         x, y, width, height = detailed_windows(original, _SAMPLE, 1)[0]
         window = slice(y, y + height), slice(x, x + width)
         samples |= {f"{name}_{key}": picture[window] for key, picture in {"original": original, **made}.items()}
-    return uses, scores, samples
+    return _Measured(uses, scores, samples)
 
 
-def _used(model: VqVae, tiles: Tiles, names: Sequence[str]) -> int:
-    """How many codes the views use. Stops looking once all are."""
+def _summary(measured: Iterable[_Measured]) -> dict[str, float | None]:
+    """Perplexity and the mean PSNR of all views of these captures; every view counts the same."""
+    every = list(measured)
+    views = [scores for one in every for scores in one.views.values()]
+    return {
+        "perplexity": perplexity(torch.stack([one.uses for one in every]).sum(0)),
+        "psnr": _mean(views, "psnr"),
+        "psnr_plain": _mean(views, "psnr_plain") if "psnr_plain" in views[0] else None,
+    }
+
+
+def _used(model: VqVae, pictures: Iterable[Pixels]) -> int:
+    """How many codes the pictures use. Stops looking once all are."""
     uses = torch.zeros_like(model.quantizer.uses)
-    for name in names:
-        uses += model.quantizer.count(_indices(model, tiles.image(name, "full")))
+    for picture in pictures:
+        uses += model.quantizer.count(_indices(model, picture))
         if uses.all():
             break
     return int((uses > 0).sum())
@@ -250,5 +293,5 @@ def _indices(model: VqVae, picture: Pixels) -> Int[Tensor, "1 h w"]:
     return model.quantizer.nearest(rows_of(latents)).reshape(1, *latents.shape[2:])
 
 
-def _mean(views: Mapping[str, Mapping[str, float]], key: str) -> float:
-    return sum(scores[key] for scores in views.values()) / len(views)
+def _mean(views: Sequence[Mapping[str, float]], key: str) -> float:
+    return sum(scores[key] for scores in views) / len(views)

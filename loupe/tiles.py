@@ -3,13 +3,14 @@
 A folder holds, for each level (`full`, `low`), one flat uint8 file of all views' RGB rows one after another, in a scene
 with masks another one of their masks' rows, and `tiles.json`, which says where each view starts and how large it is. A
 level is read as `np.memmap`, so memory holds only the pages in use. Low is the area average of full. Of a sealed scene
-there is no full level.
+there is no full level, and of what `share_full` shared there is no other.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Tiles:
     @property
     def names(self) -> list[str]:
         """The views, in the scene's order."""
-        return list(self._entries["low"])
+        return list(next(iter(self._entries.values())))
 
     def image(self, name: str, level: Level) -> Pixels:
         """The view's pixels (h, w, 3), mapped, not read; raises `InputError` if there is no such view or level."""
@@ -156,6 +157,24 @@ def write_tiles(
     content = {"ratio": ratio, "masked": mask_of is not None, "views": table}
     (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
     return written
+
+
+def share_full(source: Path, folder: Path) -> int:
+    """Make tiles in `folder`, which exists, of the full level alone of those in `source`, without masks.
+
+    The pixels are one more hard link to the same file where the disk allows it, and cost nothing; else they are copied.
+    Returns how many bytes of pixels there are. Raises `InputError` as `Tiles` does, and where the full level is sealed.
+    """
+    size = Tiles(source).pixels("full").nbytes
+    content = json.loads((source / "tiles.json").read_text(encoding="utf8"))
+    content |= {"masked": False, "views": {"full": content["views"]["full"]}}
+    (folder / "full.u8").unlink(missing_ok=True)
+    try:
+        os.link((source / "full.u8").resolve(), folder / "full.u8")
+    except OSError:
+        shutil.copyfile(source / "full.u8", folder / "full.u8")
+    (folder / "tiles.json").write_text(json.dumps(content) + "\n", encoding="utf8")
+    return size
 
 
 def _cut(name: str, picture: Pixels, levels: Sequence[Level], ratio: int) -> list[tuple[Level, Pixels]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import tracking
 from loupe.report.page import write_report
 
-VERSION = 4
+VERSION = 5
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from pipelineproject import Pipeline, create, step_of
 from safetensors.numpy import load_file
 from toyproject import ROOT
 
+from loupe.capture_views import CaptureViews
 from loupe.images import read_image
 from loupe.photos import read_photos
 from loupe.scene import Scene
@@ -59,6 +60,12 @@ def of_tiles(folder: Path) -> Fingerprint:
     for level in LEVELS:
         made |= of_pixels(level, np.concatenate([tiles.image(name, level).ravel() for name in tiles.names]))
     return made
+
+
+def of_capture_views(folder: Path) -> Fingerprint:
+    views = CaptureViews.load(folder)
+    counts = {"train": len(views.train), "test": len(views.test), "ratio": views.tiles.ratio}
+    return {**counts, **of_pixels("full", views.tiles.pixels("full"))}
 
 
 def of_space(folder: Path) -> Fingerprint:
@@ -109,6 +116,7 @@ MEASURES: dict[str, Callable[[Path], Fingerprint]] = {
     "estimate_poses": of_scene,
     "cut_tiles": of_tiles,
     "carve_space": of_space,
+    "gather_views": of_capture_views,
     "pretrain_codebook": of_codebook,
     "fit_encoder": of_model,
     "graft_decoder": of_model,

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loupe.camera import Camera
+from loupe import pretraining
+from loupe.capture_views import CaptureViews
 from loupe.codebook import (
     Codebook,
     CodebookConfig,
@@ -33,7 +34,6 @@ from loupe.metrics import psnr
 from loupe.nets.autoencoder import Decoder, Encoder, in_tiles
 from loupe.nets.quantizer import rows_of
 from loupe.pretraining import CodebookTraining, pretrain_codebook
-from loupe.scene import Level, Points, Scene, View
 from loupe.tiles import Tiles, write_tiles
 from loupe.training import Report, fit
 
@@ -70,31 +70,21 @@ def picture(seed: int, height: int = 40, width: int = 48) -> Pixels:
     return to_uint8(np.moveaxis(waves, 0, 2) + random.normal(0, 0.01, (height, width, 3)))
 
 
-class Watched(Tiles):
-    """Tiles that remember which views were opened."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.opened: set[tuple[str, Level]] = set()
-
-    def image(self, name: str, level: Level) -> Pixels:
-        self.opened.add((name, level))
-        return super().image(name, level)
-
-
 @pytest.fixture
-def tiles(tmp_path: Path) -> Watched:
+def tiles(tmp_path: Path) -> Tiles:
     folder = tmp_path / "tiles"
     folder.mkdir()
     write_tiles(folder, [(name, picture(seed)) for seed, name in enumerate("abcd")], 4)
-    return Watched(folder)
+    return Tiles(folder)
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    camera = Camera(48, 40, 50, 50, 24, 20, np.eye(4))
-    views = [View(name, camera, f"{name}.png", 1, 2) for name in "abcd"]
-    return Scene(tmp_path, views, Points.none(), ["a", "b", "d"], ["c"], 4, "given")
+def capture(tiles: Tiles) -> dict[str, CaptureViews]:
+    """One capture, with view "c" for testing."""
+    return {"one": CaptureViews(tiles, ["a", "b", "d"], ["c"])}
+
+
+def two(tiles: Tiles) -> dict[str, Pixels]:
+    return {name: tiles.image(name, "full") for name in "ab"}
 
 
 def run(training: CodebookTraining, segment: Segment, steps: range, optimizer: torch.optim.Optimizer) -> None:
@@ -218,28 +208,37 @@ def test_it_starts_as_the_best_linear_auto_encoder(channels: int) -> None:
     assert np.allclose(variances, values[:channels] ** 2 / len(cells), atol=1e-4)
 
 
-def test_training_opens_training_views_alone(tiles: Watched, scene: Scene) -> None:
-    training = CodebookTraining(CONFIG, tiles, scene.train, quantise=True)
-    for segment in training.segments():
-        run(training, segment, range(segment.steps), adam(training, segment))
-    assert tiles.opened == {(name, "full") for name in "abd"}
+def test_training_is_given_training_views_alone(tmp_path: Path, tiles: Tiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Mapping[str, Pixels]] = []
+
+    class Watched(CodebookTraining):
+        def __init__(self, config: CodebookConfig, pictures: Mapping[str, Pixels], quantise: bool) -> None:
+            given.append(pictures)
+            super().__init__(config, pictures, quantise)
+
+    monkeypatch.setattr(pretraining, "CodebookTraining", Watched)
+    pretrain_codebook(capture(tiles), CONFIG, tmp_path, lambda *_: None)
+    assert len(given) == 2  # with quantisation, and the reference without
+    for pictures in given:
+        assert list(pictures) == ["one.a", "one.b", "one.d"]
+        assert all(np.array_equal(pictures[f"one.{name}"], picture("abcd".index(name))) for name in "abd")
 
 
-def test_pixels_of_test_views_change_nothing_that_is_saved(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
+def test_pixels_of_test_views_change_nothing_that_is_saved(tmp_path: Path, tiles: Tiles) -> None:
     poisoned = tmp_path / "poisoned"
     poisoned.mkdir()
     pictures = [(name, picture(seed) if name != "c" else 255 - picture(9)) for seed, name in enumerate("abcd")]
     write_tiles(poisoned, pictures, 4)
     states = []
     for name, source in (("one", tiles), ("two", Tiles(poisoned))):
-        made = pretrain_codebook(scene, source, CONFIG, tmp_path / name, lambda *_: None)
+        made = pretrain_codebook(capture(source), CONFIG, tmp_path / name, lambda *_: None)
         states.append(made.codebook.model.state_dict())
-        assert set(made.codebook.seen) == {"a", "b", "d"}
+        assert set(made.codebook.seen) == {"one.a", "one.b", "one.d"}
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_squares_are_crops_of_training_views(tiles: Watched) -> None:
-    training = CodebookTraining(CONFIG, tiles, ["a", "b"], quantise=True)
+def test_squares_are_crops_of_training_views(tiles: Tiles) -> None:
+    training = CodebookTraining(CONFIG, two(tiles), quantise=True)
     batch = training.batch(PLAIN, 0, torch.Generator().manual_seed(1))
     assert batch.shape == (2, 3, 16, 16)
     for square in batch:
@@ -250,12 +249,12 @@ def test_squares_are_crops_of_training_views(tiles: Watched) -> None:
         assert any(np.array_equal(window, wanted) for window in windows)
 
 
-def test_resumed_in_the_quantised_segment_is_uninterrupted(tiles: Watched) -> None:
-    straight = CodebookTraining(CONFIG, tiles, ["a", "b"], quantise=True)
+def test_resumed_in_the_quantised_segment_is_uninterrupted(tiles: Tiles) -> None:
+    straight = CodebookTraining(CONFIG, two(tiles), quantise=True)
     run(straight, PLAIN, range(6), adam(straight, PLAIN))
     optimizer = adam(straight, QUANTISED)
     run(straight, QUANTISED, range(5), optimizer)  # between two revivals
-    resumed = CodebookTraining(CONFIG, tiles, ["a", "b"], quantise=True)
+    resumed = CodebookTraining(CONFIG, two(tiles), quantise=True)
     resumed.load_state({key: value.clone() for key, value in straight.state().items()})
     other = adam(resumed, QUANTISED)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -271,12 +270,12 @@ class Stop(Exception):
 @pytest.mark.parametrize("quantise", [True, False])
 @pytest.mark.parametrize("done", [3, 6, 12])
 def test_killed_and_resumed_it_ends_with_the_same_weights(
-    tmp_path: Path, tiles: Watched, quantise: bool, done: int
+    tmp_path: Path, tiles: Tiles, quantise: bool, done: int
 ) -> None:
     """In the plain segment, between both, and in the quantised one; with quantisation and as the reference."""
 
     def train(resume: Path, report: Report) -> CodebookTraining:
-        training = CodebookTraining(CONFIG, tiles, ["a", "b"], quantise=quantise)
+        training = CodebookTraining(CONFIG, two(tiles), quantise=quantise)
         fit(training, seed=0, resume=resume, configuration={}, report=report, save_every=0)
         return training
 
@@ -293,21 +292,21 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     assert all(torch.equal(value, resumed.state()[key]) for key, value in straight.state().items())
 
 
-def test_other_pixels_are_refused_with_the_difference(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
+def test_other_pixels_are_refused_with_the_difference(tmp_path: Path, tiles: Tiles) -> None:
     """A run that was begun on other views is not gone on with."""
     config = CONFIG.model_copy(update={"reference": False})
-    pretrain_codebook(scene, tiles, config, tmp_path / "resume", lambda *_: None)
+    pretrain_codebook(capture(tiles), config, tmp_path / "resume", lambda *_: None)
     other = tmp_path / "other"
     other.mkdir()
     write_tiles(other, [(name, picture(seed if name != "b" else 7)) for seed, name in enumerate("abcd")], 4)
     before, after = (view_digest(from_where.image("b", "full")) for from_where in (tiles, Tiles(other)))
     with pytest.raises(InputError) as caught:
-        pretrain_codebook(scene, Tiles(other), config, tmp_path / "resume", lambda *_: None)
-    assert f"holds a run with another configuration: views.b {before} -> {after}; change it" in str(caught.value)
+        pretrain_codebook(capture(Tiles(other)), config, tmp_path / "resume", lambda *_: None)
+    assert f"holds a run with another configuration: views.one.b {before} -> {after}; change it" in str(caught.value)
 
 
-def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Watched) -> None:
-    quantised, reference = (CodebookTraining(CONFIG, tiles, ["a", "b"], quantise=on) for on in (True, False))
+def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Tiles) -> None:
+    quantised, reference = (CodebookTraining(CONFIG, two(tiles), quantise=on) for on in (True, False))
     for training in (quantised, reference):
         run(training, PLAIN, range(6), adam(training, PLAIN))
     same = [torch.equal(a, b) for a, b in zip(quantised.state().values(), reference.state().values(), strict=True)]
@@ -319,15 +318,15 @@ def test_codes_are_placed_on_latents_when_the_plain_segment_ends(tiles: Watched)
     assert error < 0.3 * (latents - latents.mean(0)).square().sum()
 
 
-def test_it_learns(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
+def test_it_learns(tmp_path: Path, tiles: Tiles) -> None:
     network = NETWORK.model_copy(update={"codes": 96})
     config = CONFIG.model_copy(update={"network": network, "plain_steps": 60, "quantised_steps": 120})
     points: list[tuple[str, int, int]] = []
-    made = pretrain_codebook(scene, tiles, config, tmp_path / "resume", lambda *point: points.append(point[:3]))
+    made = pretrain_codebook(capture(tiles), config, tmp_path / "resume", lambda *point: points.append(point[:3]))
     truth = np.array(tiles.image("c", "full"))
     flat = np.broadcast_to(truth.mean((0, 1)).astype(np.uint8), truth.shape)
     assert made.scores["psnr_plain"] > made.scores["psnr"] > psnr(flat, truth) + 3
-    assert made.views["c"] == {"psnr": made.scores["psnr"], "psnr_plain": made.scores["psnr_plain"]}
+    assert made.captures["one"]["views"]["c"] == {"psnr": made.scores["psnr"], "psnr_plain": made.scores["psnr_plain"]}
     assert points[-1][0] == "reference, quantised"
     assert points[-1][1:] == (180, 180)
 
@@ -340,13 +339,13 @@ def test_it_learns(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
     assert made.scores["dead"] == 96 - len(used)
     shares = np.bincount(indices["c"].numpy()) / 120
     assert made.scores["perplexity"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in shares if p)))
-    assert made.pictures.keys() == {"c_original", "c_vq", "c_plain"}
-    assert np.array_equal(made.pictures["c_original"], truth)
+    assert made.pictures.keys() == {"one.c_original", "one.c_vq", "one.c_plain"}
+    assert np.array_equal(made.pictures["one.c_original"], truth)
 
 
-def test_saved_and_loaded_is_the_same(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
+def test_saved_and_loaded_is_the_same(tmp_path: Path, tiles: Tiles) -> None:
     config = CONFIG.model_copy(update={"reference": False})
-    made = pretrain_codebook(scene, tiles, config, tmp_path / "resume", lambda *_: None)
+    made = pretrain_codebook(capture(tiles), config, tmp_path / "resume", lambda *_: None)
     made.save(tmp_path)
     loaded = Codebook.load(tmp_path)
     pixels = picture(4)
@@ -358,12 +357,12 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path, tiles: Watched, scene: Sce
     assert not loaded.model.training
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["psnr_plain"] is None
-    assert scores["psnr"] == scores["views"]["c"]["psnr"]
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["c_original.jpg", "c_vq.jpg"]
+    assert scores["psnr"] == scores["captures"]["one"]["views"]["c"]["psnr"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["one.c_original.jpg", "one.c_vq.jpg"]
 
-    assert loaded.seen == {name: view_digest(tiles.image(name, "full")) for name in "abd"}
+    assert loaded.seen == {f"one.{name}": view_digest(tiles.image(name, "full")) for name in "abd"}
     loaded.refuse(tiles, ["c"])
-    with pytest.raises(InputError, match="test view b: the codebook was trained on it"):
+    with pytest.raises(InputError, match=r"test view b: the codebook was trained on it \(as one\.b\)"):
         loaded.refuse(tiles, ["c", "b"])
 
 
@@ -382,17 +381,17 @@ def test_a_codebook_that_is_not_whole_is_refused(tmp_path: Path) -> None:
         Codebook.load(tmp_path)
 
 
-def test_views_that_do_not_suit_are_refused(tmp_path: Path, tiles: Watched, scene: Scene) -> None:
+def test_views_that_do_not_suit_are_refused(tmp_path: Path, tiles: Tiles) -> None:
     for change, message in (({"crop": 18}, "no multiple of factor"), ({"crop": 44}, "does not fit into view a")):
         with pytest.raises(InputError, match=message):
-            CodebookTraining(CONFIG.model_copy(update=change), tiles, ["a"], quantise=True)
+            CodebookTraining(CONFIG.model_copy(update=change), {"a": picture(0)}, quantise=True)
     network = NETWORK.model_copy(update={"factor": 3})
-    with pytest.raises(InputError, match="ratio 4"):
-        pretrain_codebook(scene, tiles, CONFIG.model_copy(update={"network": network}), tmp_path, lambda *_: None)
+    with pytest.raises(InputError, match="tiles of one, of ratio 4"):
+        pretrain_codebook(capture(tiles), CONFIG.model_copy(update={"network": network}), tmp_path, lambda *_: None)
 
 
-def test_learning_rate_warms_up_and_ends_low(tiles: Watched) -> None:
-    training = CodebookTraining(CONFIG, tiles, ["a"], quantise=True)
+def test_learning_rate_warms_up_and_ends_low(tiles: Tiles) -> None:
+    training = CodebookTraining(CONFIG, {"a": picture(0)}, quantise=True)
     assert [training.learning_rates(PLAIN, step)["codebook"] for step in range(4)] == [0.5, 1, 1, 1]
     rates = [training.learning_rates(QUANTISED, step)["codebook"] for step in range(10)]
     assert rates[0] == 0.5

@@ -1,6 +1,7 @@
 """The real `dvc.yaml` against the rest of the repository, and what the Snakefile is told of it."""
 
 import re
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ STEPS = [
     "estimate_poses",
     "cut_tiles",
     "carve_space",
+    "gather_views",
     "pretrain_codebook",
     "fit_encoder",
     "graft_decoder",
@@ -62,6 +64,7 @@ def test_there_is_one_stage_per_step_and_instance(stages: dict[str, PipelineStag
     trials, captures = list(pipeline["trials"]), pipeline["captures"]
     expected = {
         **dict.fromkeys(["ingest_photos", "estimate_poses", "cut_tiles", "carve_space"], captures),
+        "gather_views": list(pipeline["codebook_captures"]),
         "pretrain_codebook": list(pipeline["codebooks"]),
         "fit_encoder": list(pipeline["encoders"]),
         "graft_decoder": list(pipeline["grafts"]),
@@ -108,16 +111,18 @@ def test_the_benchmark_of_captures_gives_steps_what_the_workflow_gives_them(
 def test_parameters_are_sections_of_files_that_exist(stages: dict[str, PipelineStage]) -> None:
     for stage in stages.values():
         for dependency in stage.params:
-            sections = yaml.safe_load(Path(dependency.fs_path).read_text())
-            assert set(dependency.params) <= set(sections), (stage.name, dependency.fs_path)
+            content = yaml.safe_load(Path(dependency.fs_path).read_text())
+            for section in dependency.params:
+                assert reduce(lambda part, key: part[key], section.split("."), content) is not None, stage.name
 
 
 def test_a_trial_is_named_after_its_capture_and_recipe(pipeline: dict[str, dict]) -> None:
     for key, trial in [*pipeline["trials"].items(), *pipeline["encoders"].items()]:
         assert key == f"{trial['capture']}.{trial['recipe']}"
         assert trial["capture"] in pipeline["captures"]
-    for codebook in pipeline["codebooks"].values():
-        assert codebook["capture"] in pipeline["captures"]
+    for key, pair in pipeline["codebook_captures"].items():
+        assert key == f"{pair['codebook']}.{pair['capture']}"
+        assert pair["capture"] in pipeline["captures"]
 
 
 def test_a_trial_begins_with_an_encoder_of_its_own_kind(pipeline: dict[str, dict]) -> None:
@@ -135,10 +140,11 @@ def test_a_trial_begins_with_an_encoder_of_its_own_kind(pipeline: dict[str, dict
 
 
 def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None:
-    named = [*pipeline["captures"], *pipeline["codebooks"]]
+    codebooks = pipeline["codebooks"]
+    named = [*pipeline["captures"], *codebooks, *(codebook["config"] for codebook in codebooks.values())]
     named += [
         name
-        for group in ("encoders", "grafts", "codebook_grafts", "trials", "codebooks")
+        for group in ("encoders", "grafts", "codebook_grafts", "trials", "codebook_captures")
         for item in pipeline[group].values()
         for path in item.values()
         for name in path.split("/")
@@ -159,7 +165,21 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
         ("trials: {../a: {capture: a, recipe: b, encoder: c}}", "entry name ''"),
         ("encoders: {a.-rf: {capture: a, recipe: b}}", "entry name '-rf'"),
         ('grafts: {"a.b\\nc": {capture: a, name: b, encoder: c, init_from: d/e}}', r"entry name 'b\nc'"),
-        ("codebooks: {..: {capture: a, config: b}}", "codebook name '..'"),
+        ("codebook_captures: {a.b: {codebook: x, capture: b}}", "codebook_captures.a.b: no codebook 'x' in codebooks"),
+        ("codebook_captures: {-a: {codebook: x, capture: b}}", "entry name '-a'"),
+        ("codebooks: {..: {captures: [a], config: b}}", "codebook name '..'"),
+        ("codebooks: {a: {captures: [../b], config: b}}", "capture name '../b'"),
+        ("codebooks: {a: {config: b}}", "codebooks.a.captures: Field required"),
+        ("codebooks: {a: {captures: [], config: b}}", "codebooks.a: captures is empty; name at least one"),
+        ("codebooks: {a: {captures: [b, b], config: b}}", "codebooks.a: captures names one twice"),
+        (
+            "codebooks: {a: {captures: [b], config: c}}",
+            "codebooks.a: capture 'b' needs a line in codebook_captures: a.b: { codebook: a, capture: b }",
+        ),
+        (
+            "codebooks: {a: {captures: [b], config: c}}\ncodebook_captures: {a.d: {codebook: a, capture: d}}",
+            "codebook_captures.a.d: codebooks.a does not list capture 'd'",
+        ),
         ("recipes: [a]", "recipes: unknown key; known here: captures, encoders, grafts, codebook_grafts, trials,"),
     ],
 )

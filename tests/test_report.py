@@ -70,14 +70,19 @@ def tree(tmp_path: Path) -> Path:
         write_log(write_trial(tmp_path, "shelf", recipe, scores(psnr)), "fit_encoder")
     book = tmp_path / "codebooks" / "tiny"
     (book / "codebook").mkdir(parents=True)
-    content = {"codes": 64, "perplexity": 31.5, "dead": 3, "psnr": 28.25, "psnr_plain": None, "views": {}}
+    content = {"codes": 64, "perplexity": 31.5, "dead": 3, "psnr": 28.25, "psnr_plain": None, "captures": {}}
     (book / "codebook" / "scores.json").write_text(json.dumps(content))
     write_log(book, "pretrain_codebook")
     trials = "".join(
         f"  shelf.{name}: {{capture: shelf, recipe: {name}, encoder: {name}}}\n" for name in ("good", "poor", "late")
     )
-    books = "".join(f"  {name}: {{capture: shelf, config: small}}\n" for name in ("tiny", "untrained"))
-    (tmp_path / "pipeline.yaml").write_text(f"trials:\n{trials}codebooks:\n{books}")
+    books = "".join(f"  {name}: {{captures: [shelf, table], config: small}}\n" for name in ("tiny", "untrained"))
+    pairs = "".join(
+        f"  {name}.{capture}: {{codebook: {name}, capture: {capture}}}\n"
+        for name in ("tiny", "untrained")
+        for capture in ("shelf", "table")
+    )
+    (tmp_path / "pipeline.yaml").write_text(f"trials:\n{trials}codebooks:\n{books}codebook_captures:\n{pairs}")
     (tmp_path / "report").mkdir()
     return tmp_path
 
@@ -140,6 +145,27 @@ def test_the_codebook_shows_its_numbers(tree: Path) -> None:
     text = report(tree)
     for number in ("<dd>64</dd>", "<dd>31.5</dd>", "<dd>3</dd>", "<dd>28.25</dd>", f"<dd>{tables.ABSENT}</dd>"):
         assert number in text
+    assert "small, trained on shelf, table</span>" in text
+
+
+def test_a_codebook_of_several_captures_shows_each(tree: Path) -> None:
+    """Their numbers in a row each, and pictures of the first views of both."""
+    book = tree / "codebooks/tiny/codebook"
+    content = json.loads((book / "scores.json").read_text())
+    views = {name: {"psnr": 28.0} for name in ("a", "b", "c")}
+    (book / "pictures").mkdir()
+    for capture, psnr in (("shelf", 29.125), ("table", 27.375)):
+        content["captures"][capture] = {"perplexity": 20.25, "psnr": psnr, "psnr_plain": None, "views": views}
+        for view in views:
+            write_image(book / "pictures" / f"{capture}.{view}_vq.jpg", np.zeros((8, 8, 3), np.uint8), 90)
+    (book / "scores.json").write_text(json.dumps(content))
+    text = report(tree)
+    assert ["shelf", "20.2", "29.12", tables.ABSENT] in Page(text).rows
+    assert ["table", "20.2", "27.38", tables.ABSENT] in Page(text).rows
+    shown = [
+        f'alt="quantised, view {name}"' in text for name in ("shelf.a", "shelf.b", "shelf.c", "table.a", "table.b")
+    ]
+    assert shown == [True, True, False, True, True]
 
 
 def test_the_page_loads_nothing(tree: Path) -> None:

@@ -22,6 +22,7 @@ trials:
 grafts: {}
 codebook_grafts: {}
 codebooks: {}
+codebook_captures: {}
 score: {}
 """
 

@@ -27,6 +27,7 @@ from safetensors.numpy import load_file
 
 from loupe.images import read_image, write_image
 from loupe.scene import Scene
+from loupe.tiles import Tiles, write_tiles
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for all steps
 
@@ -35,6 +36,7 @@ STAGES = {
     "estimate_poses@tiny": "scene.json",
     "cut_tiles@tiny": "tiles.json",
     "carve_space@tiny": "space.json",
+    "gather_views@tiny.tiny": "full.u8",
     "pretrain_codebook@tiny": "model.safetensors",
     "fit_encoder@tiny.small": "model.safetensors",
     "fit_encoder@tiny.surface": "model.safetensors",
@@ -140,6 +142,53 @@ def test_a_trial_without_a_decoder_has_none_to_give(project: Pipeline, try_step:
     assert_refused(done, f"{TRIAL}/model/model.json: its method 'voxel_grid' has no decoder")
 
 
+def test_a_codebook_of_two_captures_sees_both_and_is_refused_by_tests_on_either(
+    project: Pipeline, try_step: Run, tmp_path: Path
+) -> None:
+    """The second capture is the first one mirrored, under the same names of views."""
+    scene, tiles, views = Scene.load(project.path(SCENE)), Tiles(project.path(TILES)), tmp_path / "duo/views"
+    (tmp_path / "tiles").mkdir()
+    write_tiles(tmp_path / "tiles", [(name, tiles.image(name, "full")[:, ::-1]) for name in tiles.names], tiles.ratio)
+    for capture, folder in (("tiny", TILES), ("mirror", tmp_path / "tiles")):
+        assert try_step("gather_views", scene=SCENE, tiles=folder, out=views / capture).status == 0
+
+    config = tmp_path / "pipeline.yaml"
+    pairs = {f"duo.{capture}": {"codebook": "duo", "capture": capture} for capture in ("tiny", "mirror")}
+    codebooks = {"duo": {"config": "small", "captures": ["tiny", "mirror"]}}
+    config.write_text(yaml.safe_dump({"codebooks": codebooks, "codebook_captures": pairs}))
+    options = {"views": views, "pipeline": config, "config": "configs/codebooks/small.yaml", "resume": tmp_path / "r"}
+    done = try_step("pretrain_codebook", out=tmp_path / "duo/codebook", **options)
+    assert done.status == 0, done.stderr
+    seen = json.loads((tmp_path / "duo/codebook/model.json").read_text())["views"]
+    assert list(seen) == [f"{capture}.{name}" for capture in ("tiny", "mirror") for name in scene.train]
+    assert len(set(seen.values())) == 2 * len(scene.train)
+
+    encoder = project.product("fit_encoder@tiny.surface")
+    graft = {"encoder": encoder, "codebook": tmp_path / "duo/codebook", "out": tmp_path / "a/b/encoder"}
+    shutil.copytree(project.path(SCENE), tmp_path / "scene", copy_function=shutil.copyfile)
+    content = json.loads((tmp_path / "scene/scene.json").read_text())
+    content |= {"train": list(scene.test), "test": [scene.train[1]]}  # as another split would have it
+    (tmp_path / "scene/scene.json").write_text(json.dumps(content))
+    for capture, folder in (("tiny", TILES), ("mirror", tmp_path / "tiles")):
+        assert try_step("graft_codebook", scene=SCENE, tiles=folder, **graft).status == 0
+        done = try_step("graft_codebook", scene=tmp_path / "scene", tiles=folder, **graft)
+        assert_refused(
+            done, f"test view {scene.train[1]}: the codebook was trained on it (as {capture}.{scene.train[1]})"
+        )
+
+    codebooks["duo"]["captures"].remove("mirror")
+    del pairs["duo.mirror"]
+    config.write_text(yaml.safe_dump({"codebooks": codebooks, "codebook_captures": pairs}))
+    done = try_step("pretrain_codebook", out=tmp_path / "duo/codebook", **options)
+    assert_refused(done, f"{views / 'mirror'}: not among the captures of this codebook; delete this folder")
+
+
+def test_a_codebook_that_the_pipeline_does_not_list(project: Pipeline, try_step: Run, tmp_path: Path) -> None:
+    options = {"views": "data/codebooks/tiny/views", "config": "configs/codebooks/small.yaml", "resume": tmp_path}
+    done = try_step("pretrain_codebook", pipeline="configs/pipeline.yaml", out=tmp_path / "absent/codebook", **options)
+    assert_refused(done, "configs/pipeline.yaml: codebooks: no 'absent' there")
+
+
 def test_nothing_is_left_to_resume(project: Pipeline) -> None:
     assert not list(project.path("data/resume").rglob("*.safetensors"))
 
@@ -188,8 +237,8 @@ def test_test_views_leave_no_trace_in_what_is_trained(
     monkeypatch.chdir(other.root)
     test = Scene.load(project.product("estimate_poses@tiny")).test
     pipelineproject.spoil(other, "cut_tiles@tiny", list(test))
-    trained = [stage for stage in STAGES if step_of(stage) in ("pretrain_codebook", "fit_encoder", "train_joint")]
-    for stage in ("carve_space@tiny", *trained):
+    steps = ("carve_space", "gather_views", "pretrain_codebook", "fit_encoder", "train_joint")
+    for stage in [stage for stage in STAGES if step_of(stage) in steps]:
         shutil.rmtree(other.product(stage))
         assert run(*other.command(stage)[1:]).status == 0
         for path in project.product(stage).glob("*.safetensors"):
@@ -292,7 +341,11 @@ BAD_VALUES = {
     "ingest_photos": (CAPTURE, "ingest", {"capture": "data/captures/tiny"}),
     "estimate_poses": (CAPTURE, "poses", {"capture": "data/captures/tiny", "photos": "data/scenes/tiny/photos"}),
     "carve_space": (CAPTURE, "space", {"scene": SCENE, "tiles": TILES}),
-    "pretrain_codebook": ("configs/codebooks/small.yaml", "codebook", {"scene": SCENE, "tiles": TILES, "resume": "r"}),
+    "pretrain_codebook": (
+        "configs/codebooks/small.yaml",
+        "codebook",
+        {"views": "data/codebooks/tiny/views", "pipeline": "configs/pipeline.yaml", "resume": "r"},
+    ),
     "fit_encoder": (RECIPE, "encoder", {"scene": SCENE, "tiles": TILES, "space": SPACE, "resume": "r"}),
     "train_joint": (
         RECIPE,

@@ -51,7 +51,7 @@ class Codebook:
     """A pretrained codebook; `scores` is empty where it has not been trained yet."""
 
     name: str
-    capture: str
+    captures: Sequence[str]
     config: str
     folder: Path
     scores: Mapping[str, Any]
@@ -92,7 +92,7 @@ def read_codebooks(pipeline: Pipeline, folder: Path) -> list[Codebook]:
     for name, entry in pipeline.codebooks.items():
         made, logs = folder / name / "codebook", read_logs(folder / name / "log", ("pretrain_codebook",))
         scores = _read_json(made / "scores.json")
-        codebooks.append(Codebook(name, entry.capture, entry.config, made, scores, logs))
+        codebooks.append(Codebook(name, entry.captures, entry.config, made, scores, logs))
     return codebooks
 
 

@@ -220,11 +220,13 @@ def _losses(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> Iterab
 
 
 def _codebook_pictures(book: Codebook) -> list[dict[str, str]]:
-    """For the first views: the same crop as photographed, with and without quantisation."""
+    """For the first views of each capture: the same crop as photographed, with and without quantisation."""
     shown = []
-    for view in list(book.scores.get("views", {}))[:_CODEBOOK_VIEWS]:
-        files = {key: book.folder / "pictures" / f"{view}_{key}.jpg" for key in ("original", "vq", "plain")}
-        shown.append({"view": view} | {key: _data_uri(path) for key, path in files.items() if path.is_file()})
+    for capture, scores in book.scores.get("captures", {}).items():
+        for view in list(scores["views"])[:_CODEBOOK_VIEWS]:
+            name = f"{capture}.{view}"
+            files = {key: book.folder / "pictures" / f"{name}_{key}.jpg" for key in ("original", "vq", "plain")}
+            shown.append({"view": name} | {key: _data_uri(path) for key, path in files.items() if path.is_file()})
     return shown
 
 
