@@ -181,8 +181,8 @@ def make_field(setting: Setting, config: SurfaceConfig, codes: int = 0) -> Surfa
         raise InputError(f"{scene.folder}: the scene moves, but this method knows a single moment only")
     if setting.space.kind != "bounded":
         raise InputError(f"{scene.folder}: a signed distance needs a bounded space; set space.kind")
-    if scene.masks == "cut" and config.background:
-        raise InputError(f"{scene.folder}: masks cut out what is behind the subject; leave out field.background")
+    if scene.masks == "cut":
+        config = config.model_copy(update={"background": None})
     # The lattice in the field is no module's buffer: it stays where its grid is.
     occupied = setting.occupancy.grid.to(setting.device)
     return SurfaceField(config, setting.space, occupied, codes).to(setting.device)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from loupe.camera import Camera
-from loupe.codebook import NetworkConfig, VqVae, encode_view
-from loupe.config import parse_section
+from loupe.codebook import CodebookConfig, NetworkConfig, VqVae, encode_view
+from loupe.config import load_yaml, parse_section
 from loupe.errors import InputError
 from loupe.fields.background import BackgroundConfig, InvertedSphere
 from loupe.fields.sdf import Density, LaplaceDensity, LogisticDensity, SignedDistance
@@ -29,10 +28,18 @@ from loupe.occupancy import Occupancy
 from loupe.rays import Rays
 from loupe.scene import Points, Scene, View
 from loupe.space import Space
-from loupe.surface_fit import Anywhere, EncoderConfig, SurfaceFitConfig, coloured_mesh, look_through, shape_terms
+from loupe.surface_fit import (
+    Anywhere,
+    EncoderConfig,
+    SurfaceFitConfig,
+    coloured_mesh,
+    look_through,
+    make_field,
+    shape_terms,
+)
 from loupe.tiles import Tiles, write_tiles
 
-RECIPES = Path(__file__).parents[1] / "configs/recipes"
+RECIPES, CODEBOOKS = (Path(__file__).parents[1] / "configs" / kind for kind in ("recipes", "codebooks"))
 SPACE = Space("bounded", (-1.0, -0.8, -1.2), (1.0, 0.9, 1.1))
 MIDDLE, RADIUS = torch.tensor([0.1, 0.0, -0.05]), 0.5
 BOUND = {"uniform": 32, "rounds": 3, "samples": 48, "extra": 8}
@@ -219,15 +226,14 @@ def test_what_goes_past_the_surface_meets_the_background() -> None:
     torch.testing.assert_close(after.left, before.left)
 
 
-@pytest.mark.parametrize("term", ["codes", "features"])
-def test_the_codes_losses_move_the_field_towards_the_photos_codes(tmp_path: Path, term: str) -> None:
+def test_the_codes_loss_moves_the_field_towards_the_photos_codes(tmp_path: Path) -> None:
     setting = scene_of(tmp_path)
     made = begun(setting, rays=0)
     segment = made.segments()[0]
     batch = made.batch(segment, 0, torch.Generator().manual_seed(0))
     terms = made.losses(batch, segment)["joint"]
-    assert set(terms) == {"decoded", "codes", "features", "eikonal", "empty"}
-    terms[term].backward()
+    assert set(terms) == {"decoded", "codes", "eikonal", "empty"}
+    terms["codes"].backward()
     bias = made.field.heads["code"].get_parameter("last.bias")
     assert bias.grad is not None
     assert bias.grad.abs().sum() > 0
@@ -248,10 +254,10 @@ def test_features_that_are_the_photos_codes_cost_nothing(tmp_path: Path, monkeyp
         maps.append(codes[0, :, *patch.part].flatten(1).T)
     monkeypatch.setattr(made, "_features", lambda values, left: torch.cat(maps))
     terms = made.losses(batch, segment)["joint"]
-    assert (terms["codes"], terms["features"]) == (0, 0)
+    assert terms["codes"] == 0
     assert made.progress()["right"] == 1
     monkeypatch.setattr(made, "_features", lambda values, left: torch.cat(maps).flip(0))
-    assert made.losses(batch, segment)["joint"]["features"] > 0.01
+    assert made.losses(batch, segment)["joint"]["codes"] > 0.01
 
 
 def test_what_lies_inside_where_carving_found_nothing_is_counted() -> None:
@@ -269,6 +275,14 @@ def test_what_lies_inside_where_carving_found_nothing_is_counted() -> None:
     assert float(terms["empty"].detach()) == pytest.approx(expected, rel=0.03)
 
 
+def test_masks_that_cut_leave_nothing_behind(tmp_path: Path) -> None:
+    setting = scene_of(tmp_path)
+    config = SurfaceConfig.model_validate(SMALL["hash"] | {"background": {}})
+    assert make_field(setting, config).background is not None
+    cut = replace(setting, scene=replace(setting.scene, masks="cut"))
+    assert make_field(cut, config).background is None
+
+
 def test_what_vq_nerf_refuses(tmp_path: Path) -> None:
     setting = scene_of(tmp_path)
     with pytest.raises(InputError, match=r"joint\.codebook\.factor 4 must be the scene's ratio of 2"):
@@ -279,10 +293,6 @@ def test_what_vq_nerf_refuses(tmp_path: Path) -> None:
         made.start_from(bare)
     with pytest.raises(InputError, match=r"joint\.codebook is not the shape of the codebook"):
         made.start_from(bare | {f"{DECODER}quantizer.codebook": torch.zeros(3, 4)})
-    field = SMALL["hash"] | {"background": {}}
-    setting = replace(setting, scene=replace(setting.scene, masks="cut"))
-    with pytest.raises(InputError, match="masks cut out what is behind"):
-        VolSdf("encoder", Recipe({"method": "volsdf", "encoder": {"field": field, "fit": {"steps": 1}}}), setting)
     encoder = {"field": SMALL["hash"] | {"heads": {"hidden": 8, "layers": 1}}, "fit": {"steps": 1}}
     surface = VolSdf("encoder", Recipe({"method": "volsdf", "encoder": encoder}), setting)
     with pytest.raises(InputError, match="volsdf has no decoder"):
@@ -296,10 +306,51 @@ def test_the_recipes_are_valid() -> None:
         paths = sorted(RECIPES.glob(f"{name}*.yaml"))
         assert paths
         for path in paths:
-            content = yaml.safe_load(path.read_text())
+            content = load_yaml(path)
             assert content["method"] == name
             parse_section(EncoderConfig, content["encoder"], str(path))
             parse_section(module.Joint, content["joint"], str(path))
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "no_clip": {"weights": {"semantic": 0.0}},
+    "no_global": {"rays": 0},
+    "no_clip_no_global": {"weights": {"semantic": 0.0}, "rays": 0},
+    "1024x16": {"codebook": {"codes": 1024}},
+    "4096x16": {"codebook": {"codes": 4096}},
+    "2048x8": {"codebook": {"channels": 8}},
+    "2048x32": {"codebook": {"channels": 32}},
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_recipe_of_a_switch_differs_in_nothing_else(name: str) -> None:
+    expected, found = (load_yaml(RECIPES / f"vq_nerf{end}.yaml") for end in ("", f"_{name}"))
+    for key, value in SWITCHES[name].items():
+        expected["joint"][key] = expected["joint"][key] | value if isinstance(value, dict) else value
+    assert found == expected
+
+
+@pytest.mark.parametrize("size", ["2048x16", "1024x16", "4096x16", "2048x8", "2048x32"])
+def test_every_size_of_the_codebook_has_its_recipe(size: str) -> None:
+    """The paper's table 4; the codebooks differ in nothing but their size, and are what the recipes begin with."""
+    known = load_yaml(CODEBOOKS / "vqvae_f4_2048x16.yaml")["codebook"]
+    found = load_yaml(CODEBOOKS / f"vqvae_f4_{size}.yaml")["codebook"]
+    recipe = load_yaml(RECIPES / ("vq_nerf.yaml" if size == "2048x16" else f"vq_nerf_{size}.yaml"))
+    assert recipe["joint"]["codebook"] == found["network"]
+    codes, channels = map(int, size.split("x"))
+    assert found == known | {"network": known["network"] | {"codes": codes, "channels": channels}}
+    parse_section(CodebookConfig, found, size)
+
+
+def test_the_small_recipe_is_of_the_small_codebook() -> None:
+    small = load_yaml(CODEBOOKS / "vqvae_f4.yaml")["codebook"]["network"]
+    assert load_yaml(RECIPES / "vq_nerf_small.yaml")["joint"]["codebook"] == small
+
+
+def test_the_small_recipes_share_their_encoder() -> None:
+    one, other = (load_yaml(RECIPES / f"{name}_small.yaml")["encoder"] for name in ("volsdf", "vq_nerf"))
+    assert one == other
 
 
 def test_codes_of_the_backdrop_stand_behind(tmp_path: Path) -> None:

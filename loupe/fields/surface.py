@@ -64,7 +64,7 @@ class SurfaceConfig(Config):
         appearance: a hash grid of what shows alone, beside the features that the shape's network gives; None for none.
         step: distance of a hash field's samples, in cells of the occupancy.
         bound: how an mlp field is sampled.
-        background: what stands behind the box; None where masks cut it out, or the box holds all there is.
+        background: what stands behind the box, in scenes whose masks do not cut it out; None for a plain colour.
     """
 
     kind: Literal["hash", "mlp"] = "hash"

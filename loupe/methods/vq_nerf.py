@@ -60,14 +60,12 @@ _TILE = 128  # cells a side that are decoded at once
 
 class Weights(Config):
     """Weights of the loss terms (the paper's section 3.3): the decoded patches' (L2), the single rays' (L1), CLIP's,
-    the codes' (L1), and Eikonal; and the features' before they are quantised (L1, to the photo's codes), which is ours:
-    where a code is wrong, the way to the right one is not the difference of the two."""
+    the codes' (L1), and Eikonal; and of what keeps the inside out of the cells that carving found empty."""
 
     decoded: float = Field(default=1.0, gt=0)
     global_: float = Field(default=1.0, ge=0, alias="global")
     semantic: float = Field(default=1.0, ge=0)
     codes: float = Field(default=1.0, ge=0)
-    features: float = Field(default=1.0, ge=0)
     eikonal: float = Field(default=0.1, ge=0)
     empty: float = Field(default=1.0, ge=0)
 
@@ -292,12 +290,8 @@ class VqNerf:
         error = mse_loss(made, photo)
         terms = {"decoded": weights.decoded * error, "psnr": -10 * error.log10()}
         terms["right"] = (quantized.indices == indices).float().mean()
-        for name, weight, values in (
-            ("codes", weights.codes, quantized.passed),
-            ("features", weights.features, features),
-        ):
-            if weight:
-                terms[name] = weight * self._apart(values, true, patch.low_seen)
+        if weights.codes:
+            terms["codes"] = weights.codes * self._apart(quantized.passed, true, patch.low_seen)
         if weights.semantic:
             terms["semantic"] = weights.semantic * semantic_distance(self._clip, made, photo)
         return terms
