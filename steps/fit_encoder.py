@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import checkpoint, tracking
 from loupe.trial import load_setting, read_recipe, sample, train_phase
 
-VERSION = 4
+VERSION = 5
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from loupe import checkpoint, tracking
 from loupe.scene import Level
 from loupe.trial import Model, load_setting, read_recipe, sample, train_phase
 
-VERSION = 4
+VERSION = 5
 
 
 def main() -> None:
