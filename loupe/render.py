@@ -8,6 +8,7 @@ held_out.mp4       of a scene that moves: the test views of the first camera tha
 points/<n>.ply     if the model is made of points, those at each frame n that trained
 mesh.ply           if the model says where the surface is, that surface, coloured
 normal/<view>.png  and the normals that the test views see, 8 bits a channel (see `normal_picture`)
+encoder/<view>.png what the encoder alone makes of the test views at low resolution, enlarged; not of a scene that moves
 renders.json       what there is, and the film's warping error
 """
 
@@ -20,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 from pydantic import Field
 
@@ -105,6 +107,18 @@ def render_views(method: Method, scene: Scene, space: Space, config: RenderConfi
         content |= {"mesh": _write_mesh(method, out), "normals": _write_normals(method, scene, out)}
     (out / "renders.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     return Rendered(pictures, watch.error if watch else None)
+
+
+def render_enlarged(encoder: Method, scene: Scene, out: Path, done: Done) -> None:
+    """Render the test views at low resolution, enlarged bicubically, into `out/encoder`, which is made."""
+    folder = out / "encoder"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(scene.test, 1):
+        small = pixels_of(encoder.render(scene.camera(name, "low"), scene.time(scene.view(name).frame)))
+        full = scene.camera(name, "full")
+        large = cv2.resize(small, (full.width, full.height), interpolation=cv2.INTER_CUBIC)
+        write_image(folder / f"{name}.png", np.asarray(large, np.uint8))
+        done("encoder", number, len(scene.test), {})
 
 
 def film_cameras(scene: Scene, space: Space, config: PathConfig) -> list[Camera]:

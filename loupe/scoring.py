@@ -4,9 +4,10 @@ Scoring sees pictures and never the method. A score whose weights are missing, o
 left out with its reason, and so is its mean: a mean over fewer views would pass for one over all.
 
 `scores.json`: `views` {view: {score: value or null}}, `mean`, `left_out` {score: reason}; the same three for each of
-the `baselines`; `sizes` {view: [width, height]}; `pictures` {view: files}, relative to the folder, of at most a dozen
-views; and `box`, where masks carved a subject, else null: the same scores within the subject's box alone (see
-`loupe.subject`), as `views`, `mean`, `left_out`, `baselines`, and `windows` {view: [x, y, width, height]}.
+the `baselines`, and for `encoder`, what the trial began with, if `renders/encoder` holds its pictures; `sizes` {view:
+[width, height]}; `pictures` {view: files}, relative to the folder, of at most a dozen views; and `box`, where masks
+carved a subject, else null: the same scores within the subject's box alone (see `loupe.subject`), as `views`, `mean`,
+`left_out`, `baselines`, `encoder`, and `windows` {view: [x, y, width, height]}.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ def score_renders(
         true = truth(view)
         rendered = _read_render(file, view, true)
         candidates = {"render": rendered, **_baselines(true, colour, scene.ratio)}
+        if (renders / "encoder").is_dir():
+            candidates["encoder"] = _read_render(renders / "encoder" / f"{view}.png", view, true)
         if nearest is not None:
             candidates["nearest_view"] = truth(nearest[view])
         _enter(whole, view, candidates, true, scores)
@@ -167,9 +170,10 @@ def _values(scores: Mapping[str, Score], rendered: Pixels, true: Pixels) -> Valu
 
 
 def _summary(tables: Tables, left_out: Mapping[str, str]) -> dict[str, Any]:
-    """The render's scores, and those of the baselines."""
+    """The render's scores, and those of the encoder and the baselines."""
     rows = {row: _summed_up(table, {} if row == "photo" else left_out) for row, table in tables.items()}
-    return rows.pop("render") | {"baselines": rows}
+    encoder = {"encoder": rows.pop("encoder")} if "encoder" in rows else {}
+    return rows.pop("render") | encoder | {"baselines": rows}
 
 
 def _summed_up(table: Mapping[str, Values], left_out: Mapping[str, str]) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class Model:
                     raise TypeError(f"{name}: {_kind(given)}, expected {_kind(value)}")
         return method
 
+    def without_decoder(self) -> Model:
+        """An encoder as it was before a decoder was grafted onto it; any other is itself."""
+        return replace(self, state={name: value for name, value in self.state.items() if not name.startswith(DECODER)})
+
     @contextmanager
     def taken_over(self) -> Iterator[None]:
         """While a method takes over the state: whatever it says of one that is not its own becomes an `InputError`."""

@@ -10,7 +10,7 @@ from loupe.config import read_section
 from loupe.scene import Scene
 from loupe.scoring import ScoreConfig, save_scores, score_renders
 
-VERSION = 2
+VERSION = 3
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from loupe import tracking
 from loupe.report.page import write_report
 
-VERSION = 5
+VERSION = 6
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from loupe.images import Pixels, read_image
 from loupe.mesh import Mesh
 from loupe.method import Picture, Setting
 from loupe.rays import camera_rays
-from loupe.render import PathConfig, RenderConfig, film_cameras, render_views
+from loupe.render import PathConfig, RenderConfig, film_cameras, render_enlarged, render_views
 from loupe.scene import Points, Scene, View
 
 
@@ -63,6 +63,25 @@ def test_renders_on_disk(room: Setting, tmp_path: Path) -> None:
     assert content["warping_error"] == made.warping_error
     assert told[0] == ("views", 1, 7)
     assert told[-1] == ("film", 7, 7)
+
+
+def test_what_the_encoder_makes_is_enlarged(room: Setting, tmp_path: Path) -> None:
+    """Drawn at the low level's size, then as wide as the photo: the ramp stays a ramp."""
+    asked: list[tuple[int, int]] = []
+
+    class Watched(Ramp):
+        def render(self, camera: Camera, time: float, window: None = None) -> Picture:
+            asked.append((camera.width, camera.height))
+            return super().render(camera, time, window)
+
+    render_enlarged(Watched(), room.scene, tmp_path, lambda *_: None)
+    ratio = room.scene.ratio
+    assert asked == [(80 // ratio, 64 // ratio)] * len(room.scene.test)
+    for name in room.scene.test:
+        picture = read_image(tmp_path / "encoder" / f"{name}.png")
+        assert picture.shape == (64, 80, 3)
+        expected = 255 * (np.arange(80) + 0.5) / 80
+        np.testing.assert_allclose(picture[:, 8:-8, 0], np.tile(expected[8:-8], (64, 1)), atol=2)
 
 
 class Globe(Ramp):

@@ -130,6 +130,23 @@ def test_the_table_holds_the_means_the_baselines_and_the_reasons(tree: Path) -> 
     assert ["good", "fit_encoder", "1 min 15 s", "1.50 GB", tables.ABSENT, "?, ? threads", "finished"] in rows
 
 
+def test_what_trials_began_with_stands_once(tmp_path: Path) -> None:
+    """Beneath the trials in the table, and in the file of scores."""
+    begun = scores(19.0)
+    trials = [
+        Trial("shelf", recipe, tmp_path, scores(psnr) | {"encoder": encoder}, {})
+        for recipe, psnr, encoder in (("one", 20.0, begun), ("two", 21.0, begun), ("three", 22.0, scores(18.0)))
+    ]
+    rows = [(row.label, row.cells[0].text) for row in tables.mean_table(trials).rows]
+    assert rows[:3] == [("one", "20.00"), ("two", "21.00"), ("three", "22.00")]
+    assert rows[3:5] == [
+        ("the encoder of one alone, enlarged", "19.00"),
+        ("the encoder of three alone, enlarged", "18.00"),
+    ]
+    written = list(csv.DictReader(tables.scores_csv(trials).splitlines()))
+    assert [row["psnr"] for row in written if row["recipe"] == "two.encoder"] == ["19", "19"]
+
+
 def test_what_is_missing_is_named(tree: Path) -> None:
     said: list[str] = []
     text = report(tree, said)

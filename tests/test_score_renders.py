@@ -73,6 +73,21 @@ def test_scores_are_those_of_the_cropped_photos(scene: Scene) -> None:
     assert made["left_out"] == {}
 
 
+def test_the_encoder_is_scored_where_it_was_drawn(scene: Scene) -> None:
+    assert "encoder" not in score(scene)
+    folder = scene.folder.parent / "renders" / "encoder"
+    folder.mkdir()
+    for name in "bd":
+        write_image(folder / f"{name}.png", scene.picture(name)[:96, :128] + 5)
+    made = score(scene)
+    assert made["encoder"]["mean"]["psnr"] == pytest.approx(20 * math.log10(255 / 5))
+    assert made["mean"]["psnr"] == pytest.approx(20 * math.log10(255 / 10))
+    assert "encoder" not in made["baselines"]
+    (folder / "d.png").unlink()
+    with pytest.raises(InputError, match=r"d\.png"):
+        score(scene)
+
+
 def test_baselines_are_what_they_say(scene: Scene) -> None:
     baselines = score(scene)["baselines"]
     assert baselines["nearest_view"]["taken_from"] == {"b": "a", "d": "c"}

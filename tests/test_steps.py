@@ -352,7 +352,17 @@ BAD_VALUES = {
         "joint",
         {"encoder": f"{TRIAL}/encoder", "scene": SCENE, "tiles": TILES, "space": SPACE, "resume": "r"},
     ),
-    "render_views": (RECIPE, "render", {"model": f"{TRIAL}/model", "scene": SCENE, "space": SPACE, "tiles": TILES}),
+    "render_views": (
+        RECIPE,
+        "render",
+        {
+            "model": f"{TRIAL}/model",
+            "encoder": f"{TRIAL}/encoder",
+            "scene": SCENE,
+            "space": SPACE,
+            "tiles": TILES,
+        },
+    ),
     "score_renders": (
         "configs/pipeline.yaml",
         "score",
@@ -393,7 +403,8 @@ def test_a_log_that_climbs_out_of_its_folder(project: Pipeline, try_step: Run) -
 
 
 def test_a_step_before_its_time(project: Pipeline, try_step: Run) -> None:
-    done = try_step("render_views", model="data/absent", scene=SCENE, space=SPACE, tiles=TILES, recipe=RECIPE)
+    known = {"encoder": f"{TRIAL}/encoder", "scene": SCENE, "space": SPACE, "tiles": TILES, "recipe": RECIPE}
+    done = try_step("render_views", model="data/absent", **known)
     assert_refused(done, "data/absent: no such file or folder; run the step that makes it")
 
 

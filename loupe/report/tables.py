@@ -88,6 +88,7 @@ def mean_table(trials: Sequence[Trial]) -> ScoreTable:
             table.cell(mean, name, left_out, len(scored) > 1 and mean.get(name) == best[name]) for name in table.columns
         ]
         table.rows.append(Row("trial", trial.recipe, cells))
+    _add_encoders(table, scored)
     if scored:
         _add_baselines(table, scored[0])
         _add_published(table, scored[0])
@@ -97,6 +98,17 @@ def mean_table(trials: Sequence[Trial]) -> ScoreTable:
 def boxed(trials: Sequence[Trial]) -> list[Trial]:
     """The trials with scores in a subject's box, and these alone in place of those of the whole pictures."""
     return [replace(trial, scores=trial.scores["box"]) for trial in trials if trial.scores.get("box")]
+
+
+def _add_encoders(table: ScoreTable, scored: Sequence[Trial]) -> None:
+    """What the trials began with, once where several share it."""
+    shown: list[Mapping[str, Any]] = []
+    for trial in scored:
+        row = trial.scores.get("encoder")
+        if row and row["views"] not in shown:
+            shown.append(row["views"])
+            cells = [table.cell(row["mean"], name, row["left_out"]) for name in table.columns]
+            table.rows.append(Row("baseline", f"the encoder of {trial.recipe} alone, enlarged", cells))
 
 
 def _add_baselines(table: ScoreTable, trial: Trial) -> None:
@@ -144,8 +156,8 @@ def _best(name: str, values: Sequence[float | None]) -> float | None:
 def scores_csv(trials: Sequence[Trial]) -> str:
     """All scores as comma-separated values: a row for each capture, recipe and view, and for their mean.
 
-    Baselines stand once a capture, as recipes "baseline.<name>"; an absent score is an empty field. Where a trial has
-    scores in a subject's box, columns "box.<score>" follow.
+    Baselines stand once a capture, as recipes "baseline.<name>", and what a trial began with as "<recipe>.encoder"; an
+    absent score is an empty field. Where a trial has scores in a subject's box, columns "box.<score>" follow.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -171,6 +183,8 @@ def _by_row(trial: Trial, scores: Mapping[str, Any] | None, baselines: bool) -> 
     if scores is None:
         return {}
     rows = {trial.recipe: scores}
+    if "encoder" in scores:
+        rows[f"{trial.recipe}.encoder"] = scores["encoder"]
     if baselines:
         rows |= {f"baseline.{name}": row for name, row in scores["baselines"].items()}
     return {
