@@ -101,6 +101,7 @@ def read_pipeline(path: Path) -> Pipeline:
             check_name(trial.capture, "capture")
             check_name(trial.recipe, "recipe")
             check_name(trial.encoder, "encoder")
+        _check_folders(pipeline)
         _check_codebooks(pipeline)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -113,6 +114,19 @@ def read_codebook(path: Path, name: str) -> CodebookEntry:
     if name not in codebooks:
         raise InputError(f"{path}: codebooks: no {name!r} there")
     return codebooks[name]
+
+
+def _check_folders(pipeline: Pipeline) -> None:
+    """Encoders and grafts share the folders data/trials/<capture>/<name>/encoder: no two make the same one."""
+    made = [(f"encoders.{key}", entry.capture, entry.recipe) for key, entry in pipeline.encoders.items()]
+    made += [(f"grafts.{key}", entry.capture, entry.name) for key, entry in pipeline.grafts.items()]
+    made += [(f"codebook_grafts.{key}", entry.capture, entry.name) for key, entry in pipeline.codebook_grafts.items()]
+    makers: dict[str, str] = {}
+    for key, capture, name in made:
+        folder = f"data/trials/{capture}/{name}/encoder"
+        if folder in makers:
+            raise InputError(f"{key}: {makers[folder]} makes {folder} already; choose another name")
+        makers[folder] = key
 
 
 def _check_codebooks(pipeline: Pipeline) -> None:

@@ -180,6 +180,11 @@ def test_names_are_safe_in_paths_and_commands(pipeline: dict[str, dict]) -> None
             "codebooks: {a: {captures: [b], config: c}}\ncodebook_captures: {a.d: {codebook: a, capture: d}}",
             "codebook_captures.a.d: codebooks.a does not list capture 'd'",
         ),
+        (
+            "encoders: {a.b: {capture: a, recipe: b}}\n"
+            "codebook_grafts: {a.x: {capture: a, name: b, encoder: b, codebook: d}}",
+            "codebook_grafts.a.x: encoders.a.b makes data/trials/a/b/encoder already; choose another name",
+        ),
         ("recipes: [a]", "recipes: unknown key; known here: captures, encoders, grafts, codebook_grafts, trials,"),
     ],
 )

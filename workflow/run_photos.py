@@ -6,6 +6,7 @@ python workflow/run_photos.py FOLDER [--name NAME] [--recipe RECIPE]
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 import subprocess
@@ -13,14 +14,24 @@ import sys
 from pathlib import Path
 
 import psutil
+import yaml
 
-from loupe.config import check_name, load_yaml
+from loupe.config import Config, check_name, load_yaml, read_section
 from loupe.errors import InputError
-from loupe.pipeline import Pipeline, read_pipeline
+from loupe.pipeline import (
+    CodebookCaptureEntry,
+    CodebookEntry,
+    CodebookGraftEntry,
+    EncoderEntry,
+    Pipeline,
+    TrialEntry,
+    read_pipeline,
+)
 from loupe.sources import LAYOUTS
 
 PIPELINE = Path("configs/pipeline.yaml")
 RECIPES = Path("configs/recipes")
+CODEBOOKS = Path("configs/codebooks")
 CAPTURES = Path("data/captures")
 CAPTURE_YAML = """\
 # Written by `make run`; edit freely. Only what reads a changed section runs again.
@@ -117,27 +128,62 @@ def write_capture_config(name: str) -> None:
 
 
 def add_trial(name: str, recipe: str) -> None:
-    """List capture, encoder and trial in the pipeline, where they are not yet; the file's comments stay."""
+    """List capture, trial and what the trial begins with in the pipeline, where they are not yet; comments stay.
+
+    Raises `InputError`, and leaves the file as it was, where the trial does not fit beside what is listed.
+    """
     listed = read_pipeline(PIPELINE)
-    encoder = encoder_for(name, recipe, listed)
-    lines = {
-        "captures": (name in listed.captures, f"  - {name}\n"),
-        "encoders": (
-            f"{name}.{encoder}" in listed.encoders,
-            f"  {name}.{encoder}: {{capture: {name}, recipe: {encoder}}}\n",
-        ),
-        "trials": (
-            f"{name}.{recipe}" in listed.trials,
-            f"  {name}.{recipe}: {{capture: {name}, recipe: {recipe}, encoder: {encoder}}}\n",
-        ),
-    }
-    text = PIPELINE.read_text(encoding="utf8")
-    for section, (there, line) in lines.items():
-        if not there:
-            text, found = re.subn(rf"(?m)^{section}:\n", f"{section}:\n{line}", text, count=1)
-            if not found:
-                raise InputError(f"{PIPELINE}: '{section}:' must open a line and be written line by line")
+    if f"{name}.{recipe}" in listed.trials:
+        return
+    before = text = PIPELINE.read_text(encoding="utf8")
+    if name not in listed.captures:
+        text = insert(text, "captures", f"- {in_one_line(name)}")
+    for section, (key, entry) in entries_for(name, recipe, listed).items():
+        there = getattr(listed, section)
+        if there.get(key, entry) != entry:
+            raise InputError(f"{PIPELINE}: {section}.{key}: {recipe} needs an entry of this name; rename the one there")
+        if entry not in there.values():
+            text = insert(text, section, f"{key}: {in_one_line(entry.model_dump())}")
     PIPELINE.write_text(text, encoding="utf8")
+    try:
+        read_pipeline(PIPELINE)
+    except InputError:
+        PIPELINE.write_text(before, encoding="utf8")
+        raise
+
+
+def insert(text: str, section: str, line: str) -> str:
+    """The pipeline's text with this line at the head of a section, which is written line by line or holds nothing."""
+    head = re.compile(rf"^({section}:)(?: *(?:\{{ *\}}|\[ *\]))?( +#.*| *)$", re.MULTILINE)
+    text, found = head.subn(rf"\1\2\n  {line}", text, count=1)
+    if not found:
+        raise InputError(f"{PIPELINE}: '{section}:' must open a line and be written line by line")
+    return text
+
+
+def in_one_line(content: object) -> str:
+    """As YAML; a name that would be read as a number is quoted."""
+    return yaml.safe_dump([content], default_flow_style=True, sort_keys=False, width=math.inf).strip()[1:-1]
+
+
+def entries_for(name: str, recipe: str, listed: Pipeline) -> dict[str, tuple[str, Config]]:
+    """Section -> key and entry, of the trial and of what it begins with; those that are listed, where they will do."""
+    begin = encoder = encoder_for(name, recipe, listed)
+    entries: dict[str, tuple[str, Config]] = {
+        "encoders": (f"{name}.{encoder}", EncoderEntry(capture=name, recipe=encoder))
+    }
+    if load_yaml(RECIPES / f"{recipe}.yaml").get("method") == "vq_nerf":
+        codebook, trained = codebook_for(name, recipe, listed)
+        coded = f"{encoder}_{trained.config}"
+        own = CodebookGraftEntry(capture=name, name=coded, encoder=encoder, codebook=codebook)
+        graft = graft_for(own, listed)
+        gathered = CodebookCaptureEntry(codebook=codebook, capture=name)
+        entries["codebooks"] = codebook, trained
+        entries["codebook_captures"] = f"{codebook}.{name}", gathered
+        entries["codebook_grafts"] = f"{name}.{graft.name}", graft
+        begin = graft.name
+    entries["trials"] = f"{name}.{recipe}", TrialEntry(capture=name, recipe=recipe, encoder=begin)
+    return entries
 
 
 def encoder_for(name: str, recipe: str, listed: Pipeline) -> str:
@@ -146,6 +192,38 @@ def encoder_for(name: str, recipe: str, listed: Pipeline) -> str:
     others = [entry.recipe for entry in listed.encoders.values() if entry.capture == name and entry.recipe != recipe]
     same = [other for other in others if load_yaml(RECIPES / f"{other}.yaml").get("encoder") == wanted]
     return same[0] if same else recipe
+
+
+def codebook_for(name: str, recipe: str, listed: Pipeline) -> tuple[str, CodebookEntry]:
+    """The codebook that the recipe asks for: one listed that is trained on this capture too, or its own."""
+    config = codebook_config_for(recipe)
+    for codebook, entry in listed.codebooks.items():
+        if entry.config == config and name in entry.captures:
+            return codebook, entry
+    return f"{name}_{config}", CodebookEntry(config=config, captures=[name])
+
+
+def codebook_config_for(recipe: str) -> str:
+    """The file of configs/codebooks whose network the recipe asks for; `InputError` unless it is exactly one."""
+    from loupe.codebook import CodebookConfig
+    from loupe.methods.vq_nerf import Joint
+
+    path = RECIPES / f"{recipe}.yaml"
+    wanted = read_section(path, "joint", Joint).codebook
+    files = sorted(CODEBOOKS.glob("*.yaml"))
+    found = [file.stem for file in files if read_section(file, "codebook", CodebookConfig).network == wanted]
+    if len(found) != 1:
+        raise InputError(
+            f"{path}: joint.codebook: must be the network of one file of {CODEBOOKS}, and is that of "
+            f"{', '.join(found) or 'none'}; list the trial in {PIPELINE} by hand, or change these files"
+        )
+    return found[0]
+
+
+def graft_for(own: CodebookGraftEntry, listed: Pipeline) -> CodebookGraftEntry:
+    """A graft that is listed and is the same but for its name, or this one."""
+    same = [graft for graft in listed.codebook_grafts.values() if graft.model_copy(update={"name": own.name}) == own]
+    return same[0] if same else own
 
 
 def run(name: str, recipe: str) -> None:
