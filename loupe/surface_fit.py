@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 1 << 12  # rays rendered at a time
+_DEEP_CHUNK = 1 << 7  # of an mlp on a CPU: what a layer makes of a ray's hundreds of samples should stay in its cache
 _NOTHING = 1e-3  # the opacity from which on a pixel has a depth and a normal
 _MESH = 256  # cells along the longest side of the box
 
@@ -278,7 +279,8 @@ def look_through(field: SurfaceField, head: Head, camera: Camera, window: Window
     device = field.alive.device
     cameras, pieces = Cameras.stack([camera], device), []
     forward = torch.tensor(camera.forward, dtype=torch.float32, device=device)
-    for pixel in torch.split(torch.arange(part.width * part.height, device=device), _CHUNK):
+    chunk = _DEEP_CHUNK if field.config.kind == "mlp" and device.type == "cpu" else _CHUNK
+    for pixel in torch.split(torch.arange(part.width * part.height, device=device), chunk):
         rays = cameras.rays(torch.zeros_like(pixel), part.x + pixel % part.width, part.y + pixel // part.width)
         seen = field.look(rays, head)
         opacity = 1 - seen.left
