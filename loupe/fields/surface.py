@@ -49,6 +49,7 @@ Head = Literal["colour", "code"]
 
 _WORTH = 1e-4  # what a sample, or all that is behind, must weigh on its ray to be looked at
 _REACH = 12.0  # scales of the density from the surface: farther outside is empty, farther inside hidden
+_SOFT = 0.5  # scales of the density: between samples so far apart a soft surface hides nothing
 _LEVEL = 1e-3  # a slope up to this leads to no surface
 _LOOSE = 1.5  # times half a cell's diagonal: a distance in training may change faster than it should
 
@@ -62,7 +63,8 @@ class SurfaceConfig(Config):
         density: "laplace" (VolSDF), whose error bound the sampling of an mlp needs, or "logistic" (VQ-NeRF).
         heads: the networks from the surface to what shows.
         appearance: a hash grid of what shows alone, beside the features that the shape's network gives; None for none.
-        step: distance of a hash field's samples, in cells of the occupancy.
+        step: least distance of a hash field's samples, in cells of the occupancy; while the surface is softer than
+            they are, they stand farther apart.
         bound: how an mlp field is sampled.
         background: what stands behind the box, in scenes whose masks do not cut it out; None for a plain colour.
     """
@@ -221,7 +223,7 @@ class SurfaceField(nn.Module):
     def _sampled(self, rays: Rays, generator: torch.Generator | None) -> Samples:
         box = self.space.cast(rays)
         if self.config.kind == "hash":
-            step = self.config.step * self._cell
+            step = max(self.config.step * self._cell, _SOFT * float(self.density.scale.detach()))
             found = march(box, self.lattice, self._near, step)
             t = found.t
             if generator is not None:
