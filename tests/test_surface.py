@@ -178,8 +178,10 @@ def scene_of(folder: Path, ratio: int = 2) -> Setting:
     return Setting(scene, SPACE, Occupancy(torch.ones(8, 8, 8, dtype=torch.bool)), Tiles(folder))
 
 
-def vq(setting: Setting, **joint: Any) -> VqNerf:
-    encoder = {"field": {"heads": {"hidden": 8, "layers": 1}, **SMALL["hash"]}, "fit": {"steps": 1}}
+def vq(setting: Setting, background: bool = False, **joint: Any) -> VqNerf:
+    field = {"heads": {"hidden": 8, "layers": 1}, **SMALL["hash"]}
+    field |= {"background": {"samples": 4, "hidden": 8, "layers": 1}} if background else {}
+    encoder = {"field": field, "fit": {"steps": 1}}
     section = {"steps": 1, "codebook": NETWORK, "patch": 8, "weights": {"semantic": 0.0}} | joint
     recipe = Recipe({"method": "vq_nerf", "encoder": encoder, "joint": section})
     torch.manual_seed(0)
@@ -238,6 +240,21 @@ def test_the_codes_loss_moves_the_field_towards_the_photos_codes(tmp_path: Path)
     assert bias.grad is not None
     assert bias.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in made.codebook.parameters())
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_codes_begin_as_colours(tmp_path: Path, background: bool) -> None:
+    """Before any step, the features are the latents of cells that have the colours."""
+    setting = scene_of(tmp_path)
+    made = vq(setting, background)
+    made.start_from(made.state())
+    camera = setting.scene.camera("c", "low")
+    colours, codes = (look_through(made.field, head, camera) for head in ("colour", "code"))
+    shown = (colours.values + colours.bare * made._backdrop).flatten(0, 1)
+    found, wanted = made._features(codes.values, codes.bare).flatten(0, 1), made._plain(shown)
+    together = torch.stack([(part - part.mean(0)).flatten() for part in (found, wanted)])
+    assert torch.corrcoef(together)[0, 1] > 0.95
+    assert (found - wanted).abs().mean() < 0.01
 
 
 def test_features_that_are_the_photos_codes_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.nn.functional import interpolate, mse_loss, normalize
+from torch.nn.utils.parametrize import is_parametrized
 
 from loupe.camera import Camera
 from loupe.codebook import NetworkConfig, VqVae, encode_view
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TILE = 128  # cells a side that are decoded at once
+_COLOURS = 512  # training pixels by which colours are translated to codes
+_EDGE = 0.02  # colours nearer to 0 and 1 count as so near there
 
 
 class Weights(Config):
@@ -144,13 +147,15 @@ class VqNerf:
         self._noted = {"psnr": torch.tensor(math.nan), "right": torch.tensor(math.nan)}
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
-        """Take over the surface of the encoder phase, and the codebook beside it."""
+        """Take over the surface of the encoder phase, and the codebook beside it; the head for codes begins as the head
+        for colours."""
         if not any(name.startswith(DECODER) for name in encoder):
             raise InputError(
                 "VQ-NeRF needs a codebook beside its encoder: in configs/pipeline.yaml, name an entry of "
                 "`codebook_grafts` as the trial's encoder"
             )
         self.load_state(encoder)
+        self._begin_codes_as_colours()
 
     def segments(self) -> Sequence[Segment]:
         """One."""
@@ -314,11 +319,39 @@ class VqNerf:
     @cached_property
     def _code_behind(self) -> Float[Tensor, " c"]:
         """The code of the backdrop's colour, which stands behind the field."""
-        side = 3 * self.codebook.encoder.radius * self.codebook.factor
-        plain = self._backdrop.view(1, 3, 1, 1).expand(1, 3, side, side)
-        with torch.no_grad():
-            latents = self.codebook.encode(plain)
-        return latents[0, :, latents.shape[2] // 2, latents.shape[3] // 2]
+        return self._plain(self._backdrop[None])[0]
+
+    @torch.no_grad()
+    def _plain(self, colours: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
+        """The latents of cells in the midst of pictures of one colour."""
+        radius = self.codebook.encoder.radius
+        side = (2 * radius + 1) * self.codebook.factor
+        pictures = colours[:, :, None, None].expand(-1, 3, side, side)
+        return self.codebook.encode(pictures)[:, :, radius, radius]
+
+    @torch.no_grad()
+    def _begin_codes_as_colours(self) -> None:
+        """Let the heads for codes say what those for colours say: the latents of cells of one colour, as far as they
+        are linear in what goes into the colours' sigmoid.
+
+        The first pictures are then the field's own at low resolution, and what is left to learn is the detail.
+        """
+        assert self._pixels is not None
+        generator = torch.Generator().manual_seed(self._config.seed)
+        colours = self._pixels.draw(_COLOURS, generator, self._setting.device).colours.clamp(_EDGE, 1 - _EDGE)
+        codes = self.codebook.quantizer.codebook
+        wanted = (self._plain(colours) - codes.mean(0)) / codes.std(0)
+        given = torch.cat([colours.logit(), torch.ones_like(colours[:, :1])], 1)
+        slope, offset = torch.linalg.lstsq(given, wanted).solution.split([3, 1])
+        pairs = [part.heads for part in (self.field, self.field.background) if part]
+        for heads in pairs:
+            known = [layer for layer in heads["colour"].modules() if isinstance(layer, nn.Linear)]
+            begun = [layer for layer in heads["code"].modules() if isinstance(layer, nn.Linear)]
+            for one, other in zip(known[:-1], begun[:-1], strict=True):
+                other.load_state_dict(one.state_dict())
+            weight = slope.T @ known[-1].weight
+            begun[-1].weight = weight if is_parametrized(begun[-1]) else nn.Parameter(weight)
+            begun[-1].bias.copy_(slope.T @ known[-1].bias + offset[0])
 
     @cached_property
     def _clip(self) -> nn.Module:
