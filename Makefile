@@ -50,7 +50,7 @@ check: setup  ## style, types, floors
 	snakefmt --check Snakefile
 
 test: setup  ## the tests; LOUPE_DATA=folder adds those on real captures
-	pytest -n auto --dist loadfile
+	pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## speed and memory, printed
 	python -m benchmarks

@@ -40,6 +40,11 @@ WINDOWS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those first that mostly wait, for SLURM: the others run beside them."""
+    items.sort(key=lambda item: "slurm" not in item.keywords)
+
+
 def room_camera(across: float, up: float, width: int = 80, rows: int = 64) -> Camera:
     """A camera 3.4 before the middle of the room, at angles (radians) from the diagonal through the corner."""
     turn, rise = np.pi / 4 + across, np.arctan(np.sqrt(0.5)) + up

@@ -171,7 +171,8 @@ def test_no_step_but_scoring_opens_the_reference(tmp_path: Path, monkeypatch: py
     run("carve_space", scene="s/scene", tiles="s/tiles", config="room.yaml", out="s/space")
     run("fit_encoder", **given, recipe="small.yaml", out="room/small/encoder", resume="resume")
     run("train_joint", **given, encoder="room/small/encoder", recipe="small.yaml", out="room/small/model", resume="r2")
-    run("render_views", **given, model="room/small/model", recipe="small.yaml", out="room/r")
+    trained = {"model": "room/small/model", "encoder": "room/small/encoder"}
+    run("render_views", **given, **trained, recipe="small.yaml", out="room/r")
     assert read_image(Path("room/r/test/0.png")).shape == (128, 160, 3)
     scored = {"renders": "room/r", "scene": "s/scene", "space": "s/space", "config": "pipeline.yaml", "weights": "w"}
     assert run("score_renders", **scored, reference="s/reference", out="room/small/scores") == 2

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 _TILE = 128  # cells a side that are decoded at once
 _COLOURS = 512  # training pixels by which colours are translated to codes
 _EDGE = 0.02  # colours nearer to 0 and 1 count as so near there
+_RIDGE = 1e-6  # keeps the translation defined where all photos are of one colour
 
 
 class Weights(Config):
@@ -340,18 +341,20 @@ class VqNerf:
         generator = torch.Generator().manual_seed(self._config.seed)
         colours = self._pixels.draw(_COLOURS, generator, self._setting.device).colours.clamp(_EDGE, 1 - _EDGE)
         codes = self.codebook.quantizer.codebook
-        wanted = (self._plain(colours) - codes.mean(0)) / codes.std(0)
-        given = torch.cat([colours.logit(), torch.ones_like(colours[:, :1])], 1)
-        slope, offset = torch.linalg.lstsq(given, wanted).solution.split([3, 1])
+        wanted = ((self._plain(colours) - codes.mean(0)) / codes.std(0)).double()
+        given = torch.cat([colours.logit(), torch.ones_like(colours[:, :1])], 1).double()
+        # In double precision: what solvers round differently from run to run is then lost in the weights' own rounding.
+        ridge = _RIDGE * len(given) * torch.eye(4, dtype=given.dtype, device=given.device)
+        slope, offset = torch.linalg.solve(given.T @ given + ridge, given.T @ wanted).split([3, 1])
         pairs = [part.heads for part in (self.field, self.field.background) if part]
         for heads in pairs:
             known = [layer for layer in heads["colour"].modules() if isinstance(layer, nn.Linear)]
             begun = [layer for layer in heads["code"].modules() if isinstance(layer, nn.Linear)]
             for one, other in zip(known[:-1], begun[:-1], strict=True):
                 other.load_state_dict(one.state_dict())
-            weight = slope.T @ known[-1].weight
+            weight = (slope.T @ known[-1].weight.double()).float()
             begun[-1].weight = weight if is_parametrized(begun[-1]) else nn.Parameter(weight)
-            begun[-1].bias.copy_(slope.T @ known[-1].bias + offset[0])
+            begun[-1].bias.copy_(slope.T @ known[-1].bias.double() + offset[0])
 
     @cached_property
     def _clip(self) -> nn.Module:
