@@ -122,7 +122,8 @@ def test_jobs_that_fail_or_take_too_long_are_tried_again_with_more(project: Proj
         attempts.setdefault(job.rule, []).append(job)
     ends = {rule: [job["JobState"] for job in jobs] for rule, jobs in attempts.items()}
     assert ends.pop("ingest_photos@right") == ["FAILED", "COMPLETED"]
-    assert ends.pop(TIMED_OUT) == ["FAILED", "COMPLETED"]
+    # It is told two minutes before its time is over; on a busy machine it may take longer than that to end.
+    assert ends.pop(TIMED_OUT) in (["FAILED", "COMPLETED"], ["TIMEOUT", "COMPLETED"])
     assert ends.pop(CANCELLED) == ["CANCELLED", "COMPLETED"]
     assert set(map(tuple, ends.values())) == {("COMPLETED",)}
     second = attempts[TIMED_OUT][1]
