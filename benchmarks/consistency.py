@@ -22,7 +22,11 @@ from loupe.trial import Model, load_setting, read_recipe, train_phase
 SCENE, ENCODER = Path("data/scenes/demo"), Path("data/trials/demo/voxel_grid/encoder")
 RECIPE = Path("configs/recipes/four_k_nerf_small.yaml")
 FILM = PathConfig(frames=24, width=1024)
-SWITCHES = {"joint": {}, "without depth": {"conditions": []}, "separate": {"train_encoder": False}}
+SWITCHES: dict[str, dict[str, object]] = {
+    "joint": {},
+    "without depth": {"conditions": []},
+    "separate": {"train_encoder": False},
+}
 OUT = Path("data/consistency")
 
 

@@ -81,7 +81,7 @@ def rays_per_second(loss: Callable[[], torch.Tensor], parameters: list[torch.Ten
         if step == 1:
             started = time.process_time()
         optimizer.zero_grad()
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return RAYS * STEPS / (time.process_time() - started) * torch.get_num_threads()
 

@@ -38,7 +38,7 @@ def operations(decoder: Upsampler) -> float:
     given = [torch.rand(1, channels, side, side) for channels in (6, 1, 3)]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         decoder.cpu()(*given)
-    return counter.get_total_flops() / side**2 * (WIDTH // RATIO) * (HEIGHT // RATIO)
+    return float(counter.get_total_flops()) / side**2 * (WIDTH // RATIO) * (HEIGHT // RATIO)
 
 
 def least_seconds(field: RadianceField, camera: Camera, part: Window) -> float:
@@ -50,7 +50,7 @@ def least_seconds(field: RadianceField, camera: Camera, part: Window) -> float:
     with FlopCounterMode(display=False) as counter:
         field.colours(hits, rays.directions)
     spent = bytes_looked_up(field, hits) / bytes_per_second() + counter.get_total_flops() / products_per_second()
-    return _SPARSE * spent
+    return float(_SPARSE * spent)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks._machine import peak, seconds
 from loupe.camera import Array, Camera
@@ -75,7 +76,8 @@ def compare_speed(scene: Scene) -> None:
     views = [Silhouette(read_image(scene.folder / str(scene.view(n).mask)) > 127, scene.view(n).camera) for n in names]
     centers = np.stack([view.camera.center for view in views])
     low, voxel, shape = centers.min(0), np.ptp(centers, 0) / SIDE, (SIDE, SIDE, SIDE)
-    votes, found = Votes(4, 90), {}
+    votes = Votes(4, 90)
+    found: dict[str, NDArray[np.bool_]] = {}
     fast = seconds(lambda: found.update(hull=carve_hull(views, low, voxel, shape, votes)))
 
     def ask() -> None:

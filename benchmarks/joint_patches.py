@@ -53,7 +53,7 @@ def train(method: Method, steps: range) -> None:
         for name, optimizer in optimizers.items():
             parameters = [part for group in optimizer.param_groups for part in group["params"]]
             total = torch.stack(list(losses[name].values())).sum()
-            total.backward(inputs=parameters, retain_graph=True)
+            total.backward(inputs=parameters, retain_graph=True)  # type: ignore[no-untyped-call]
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad()

@@ -133,7 +133,8 @@ def main() -> None:
 
 def _place(frame: int) -> Array:
     """The ball's middle."""
-    return MIDDLE + np.array([_APART * frame, 0.0, 0.0])
+    place: Array = MIDDLE + np.array([_APART * frame, 0.0, 0.0])
+    return place
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ writing those of the points) would take at the speed of a copy.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,16 @@ _FLOATS = 3 + 3 + 1 + 1  # of a point
 _MAPS = 3 + 1 + 1  # of a picture
 
 
-def ball(count: int) -> list[torch.Tensor]:
+class Points(NamedTuple):
+    """What is drawn."""
+
+    xyz: torch.Tensor
+    colour: torch.Tensor
+    radius: torch.Tensor
+    density: torch.Tensor
+
+
+def ball(count: int) -> Points:
     """Positions evenly over the unit sphere (a Fibonacci lattice), colours, radii (the points' distance), densities."""
     index = torch.arange(count).double() + 0.5
     z, angle = 1 - 2 * index / count, math.pi * (1 + 5**0.5) * index
@@ -30,7 +40,7 @@ def ball(count: int) -> list[torch.Tensor]:
     points = torch.stack([ring * angle.cos(), ring * angle.sin(), z], 1)
     radius = torch.full((count,), math.sqrt(4 * math.pi / count))
     parts = points, (points + 1) / 2, radius, torch.full((count,), 0.99)
-    return [part.to(device(), torch.float32).requires_grad_() for part in parts]
+    return Points(*(part.to(device(), torch.float32).requires_grad_() for part in parts))
 
 
 def camera(width: int, height: int) -> Camera:
@@ -41,16 +51,16 @@ def camera(width: int, height: int) -> Camera:
     return Camera(width, height, focal, focal, width / 2, height / 2, pose)
 
 
-def forward(given: list[torch.Tensor], view: Camera) -> None:
+def forward(given: Points, view: Camera) -> None:
     """A picture."""
     with torch.no_grad():
         render_points(*given, view, LAYERS)
 
 
-def both(given: list[torch.Tensor], view: Camera) -> None:
+def both(given: Points, view: Camera) -> None:
     """A picture and its gradient."""
     maps = render_points(*given, view, LAYERS)
-    torch.autograd.grad(sum(part.sum() for part in maps), given)
+    torch.autograd.grad(torch.stack([part.sum() for part in maps]).sum(), given)
 
 
 def main() -> None:

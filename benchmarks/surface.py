@@ -83,7 +83,7 @@ def seen(points: NDArray[np.float32], studio: Any, scene: Scene) -> NDArray[np.b
     for camera in scene.cameras(scene.train, "full"):
         fine = camera.resized(FINER * camera.width, FINER * camera.height)
         depth = studio.depth(Lens(fine.width, fine.height, fine.fx), fine.world_from_cam)
-        pixels, z = fine.project(points)
+        pixels, z = fine.project(points.astype(np.float64))
         x, y = np.floor(pixels).astype(int).T
         inside = (x >= 0) & (x < fine.width) & (y >= 0) & (y < fine.height)
         found[inside] |= np.abs(z[inside] - depth[y[inside], x[inside]]) < SLACK
@@ -144,7 +144,7 @@ def main() -> None:
         surface = trained(setting, folder / "resume")
         print(f"held out: {held_out(surface, setting):.2f} dB")
         mesh, field = surface.surface(), surface.field
-        everywhere = anywhere(field, POINTS, torch.Generator().manual_seed(0))
+        everywhere = anywhere(setting, POINTS, torch.Generator().manual_seed(0)).points
         on_it = torch.from_numpy(points_on(mesh.vertices, mesh.faces, POINTS))
         print(f"| |gradient| - 1 |: {unevenness(field, everywhere):.3f} anywhere in the box, ", end="")
         print(f"{unevenness(field, on_it):.3f} on the surface")

@@ -16,9 +16,10 @@ from torch import nn
 from loupe.camera import Camera
 from loupe.config import Config
 from loupe.errors import InputError
+from loupe.fields.background import Head
 from loupe.fields.hash_grid import HashGrid
 from loupe.fields.sdf import distance_and_normal, eikonal
-from loupe.fields.surface import Head, SurfaceConfig, SurfaceField
+from loupe.fields.surface import SurfaceConfig, SurfaceField
 from loupe.images import to_uint8
 from loupe.mesh import Mesh, extract
 from loupe.method import DECODER, Picture, Segment, Setting, Window
@@ -199,10 +200,14 @@ def backdrop_of(setting: Setting, pixels: TrainingPixels | None) -> Float[Tensor
 class Rates(Protocol):
     """Learning rates of the parts of a field; the shape's and its scale's are multiplied by `shape`."""
 
-    grid_rate: float
-    network_rate: float
-    scale_rate: float
-    shape: float
+    @property
+    def grid_rate(self) -> float: ...
+    @property
+    def network_rate(self) -> float: ...
+    @property
+    def scale_rate(self) -> float: ...
+    @property
+    def shape(self) -> float: ...
 
 
 def field_groups(field: SurfaceField, rates: Rates) -> list[dict[str, object]]:
@@ -237,8 +242,10 @@ def draw_seed(generator: torch.Generator) -> int:
 class ShapeWeights(Protocol):
     """Weights of the loss terms that the shape alone has."""
 
-    eikonal: float
-    empty: float
+    @property
+    def eikonal(self) -> float: ...
+    @property
+    def empty(self) -> float: ...
 
 
 def shape_terms(

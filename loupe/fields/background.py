@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+Head = Literal["colour", "code"]
+
 
 class BackgroundConfig(Config):
     """How finely the background is sampled, and its network. The defaults suit a CPU; VolSDF's numbers are hidden 256,
@@ -83,9 +85,7 @@ class InvertedSphere(nn.Module):
         if codes:
             self.heads["code"] = _head(config, codes)
 
-    def look(
-        self, rays: Rays, head: Literal["colour", "code"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n channels"]:
+    def look(self, rays: Rays, head: Head, generator: torch.Generator | None = None) -> Float[Tensor, "n channels"]:
         """What rays see by a head. The weights of a ray's samples add up to 1: nothing shows behind them.
 
         With a generator, which is the CPU's, samples are jittered. A head that the field lacks is a `KeyError`.

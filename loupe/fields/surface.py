@@ -23,7 +23,7 @@ from torch import nn
 from loupe import volume
 from loupe.config import Config
 from loupe.error_bound import BoundConfig, sample
-from loupe.fields.background import BackgroundConfig, InvertedSphere
+from loupe.fields.background import BackgroundConfig, Head, InvertedSphere
 from loupe.fields.hash_grid import HashConfig, HashGrid
 from loupe.fields.marching import march, neighbourhood
 from loupe.fields.sdf import (
@@ -44,8 +44,6 @@ from loupe.space import Space
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-
-Head = Literal["colour", "code"]
 
 _WORTH = 1e-4  # what a sample, or all that is behind, must weigh on its ray to be looked at
 _REACH = 12.0  # scales of the density from the surface: farther outside is empty, farther inside hidden
