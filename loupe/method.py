@@ -44,6 +44,8 @@ class Setting:
         tiles: the training pixels; None where nothing is trained (rendering).
         device: where the method keeps its tensors.
         points: the folder of the points that the carving found at each frame of a scene that moves, `<frame>.ply`.
+        cloud: the file of coloured points that the carving found on surfaces, at the first frame in a scene that moves;
+            None if there is none.
         sources: the training pixels while rendering, for methods that take colours from photos.
         surroundings: the folder of what stands still around the subject of masks; None where nothing was looked for.
     """
@@ -54,6 +56,7 @@ class Setting:
     tiles: Tiles | None = None
     device: torch.device | str = "cpu"
     points: Path | None = None
+    cloud: Path | None = None
     sources: Tiles | None = None
     surroundings: Path | None = None
 

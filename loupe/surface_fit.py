@@ -6,6 +6,7 @@ The method `volsdf` is this and nothing else; `vq_nerf` begins with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ from pydantic import Field
 from torch import nn
 
 from loupe.camera import Camera
+from loupe.carved_start import CarvedBatch, CarvedStart, carved_terms
+from loupe.cloud import Cloud
 from loupe.config import Config
 from loupe.errors import InputError
 from loupe.fields.background import Head
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+_CARVED = "carved"  # the segment on what carving found
 _CHUNK = 1 << 12  # rays rendered at a time
 _DEEP_CHUNK = 1 << 7  # of an mlp on a CPU: what a layer makes of a ray's hundreds of samples should stay in its cache
 _NOTHING = 1e-3  # the opacity from which on a pixel has a depth and a normal
@@ -41,6 +45,8 @@ class SurfaceFitConfig(Config):
     """How a surface is trained in one phase.
 
     Attributes:
+        begin: steps before all others, on points instead of rays (`loupe.carved_start`).
+        points: a step of those.
         steps: of training.
         rays: a step.
         grid_rate, network_rate, scale_rate: Adam's learning rates of hash grids, of the networks, and of the density's
@@ -52,6 +58,8 @@ class SurfaceFitConfig(Config):
         refresh: steps between two looks at which cells hold anything.
     """
 
+    begin: int = Field(default=0, ge=0)
+    points: int = Field(default=2048, ge=1)
     steps: int = Field(ge=1)
     rays: int = Field(default=1024, ge=1)
     grid_rate: float = Field(default=1e-2, gt=0)
@@ -98,7 +106,7 @@ class SurfaceFit:
         self._pixels = TrainingPixels(setting.scene, setting.tiles, level) if setting.tiles else None
         self.field = make_field(setting, field)
         self._backdrop = backdrop_of(setting, self._pixels).to(setting.device)
-        self._psnr = torch.tensor(torch.nan)
+        self._psnr: Tensor | None = None
 
     def start_from(self, encoder: Mapping[str, Tensor]) -> None:
         """Take over the field of an earlier phase."""
@@ -107,8 +115,9 @@ class SurfaceFit:
         self.load_state(encoder)
 
     def segments(self) -> Sequence[Segment]:
-        """One."""
-        return [Segment("surface", self._config.steps)]
+        """What carving found, then the photos."""
+        surface = [Segment("surface", self._config.steps)]
+        return [Segment(_CARVED, self._config.begin), *surface] if self._config.begin else surface
 
     def optimizers(self, segment: Segment) -> dict[str, torch.optim.Optimizer]:
         """One Adam; a grid has its own rate."""
@@ -120,8 +129,10 @@ class SurfaceFit:
         """Down to `decay`."""
         return {"surface": self._config.decay ** (step / segment.steps)}
 
-    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> SurfaceBatch:
-        """Random pixels of the training views, noise, and points in the box."""
+    def batch(self, segment: Segment, step: int, generator: torch.Generator) -> SurfaceBatch | CarvedBatch:
+        """Random pixels of the training views, noise, and points in the box; or points alone."""
+        if segment.name == _CARVED:
+            return self._carved.draw(self._config.points, generator, self._setting.device)
         if self._pixels is None:
             raise InputError("nothing can be trained without tiles; run cut_tiles")
         device = self._setting.device
@@ -129,10 +140,12 @@ class SurfaceFit:
         noise = torch.rand(len(pixels.colours), 3, generator=generator).to(device)
         return SurfaceBatch(pixels, noise, anywhere(self._setting, self._config.rays, generator), draw_seed(generator))
 
-    def losses(self, batch: SurfaceBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
+    def losses(self, batch: SurfaceBatch | CarvedBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
         """VolSDF's: the absolute difference of the colours, and Eikonal. Noise behind the field and, where masks cut,
         behind the photo leaves no background to hide a hole in."""
         self.field.train()
+        if isinstance(batch, CarvedBatch):
+            return {"surface": carved_terms(self.field, batch)}
         generator = torch.Generator().manual_seed(batch.seed)
         pixels = batch.pixels
         seen = self.field.look(pixels.rays, "colour", generator)
@@ -149,8 +162,9 @@ class SurfaceFit:
         return False
 
     def progress(self) -> Mapping[str, float]:
-        """Of the last batch: PSNR; the density's scale as a share of the box's extent; the cells looked at."""
-        return {"psnr": float(self._psnr), **field_progress(self.field)}
+        """Of the last batch of rays, if any: PSNR; the scale as a share of the box's extent; the cells looked at."""
+        psnr = {} if self._psnr is None else {"psnr": float(self._psnr)}
+        return psnr | field_progress(self.field)
 
     def state(self) -> dict[str, Tensor]:
         """The field and the backdrop."""
@@ -160,6 +174,16 @@ class SurfaceFit:
         """Go on where `state` was taken."""
         self._backdrop = state["backdrop"].to(self._setting.device)
         self.field.take({name: value for name, value in state.items() if name != "backdrop"})
+
+    @cached_property
+    def _carved(self) -> CarvedStart:
+        scene, file = self._setting.scene, self._setting.cloud
+        if file is None:
+            raise InputError(f"{scene.folder}: no points lie beside its space; run carve_space again")
+        cloud = Cloud.load(file)
+        if not len(cloud.xyz):
+            raise InputError(f"{file}: the carving found no surface to begin with; set encoder.fit.begin to 0")
+        return CarvedStart(self._setting.space, self._setting.occupancy, cloud, scene.cameras(scene.train, "low"))
 
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera`, ray by ray, over the scene's backdrop or the training photos' mean colour."""

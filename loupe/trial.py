@@ -102,6 +102,7 @@ class Model:
 def load_setting(scene: Path, space: Path, tiles: Path | None = None, sources: Path | None = None) -> Setting:
     """The folders that the steps before have made, on the best device there is."""
     surroundings = space / SURROUNDINGS
+    clouds = [space / "points.ply", *sorted((space / "points").glob("*.ply"))]
     return Setting(
         Scene.load(scene),
         Space.load(space / "space.json"),
@@ -109,6 +110,7 @@ def load_setting(scene: Path, space: Path, tiles: Path | None = None, sources: P
         Tiles(tiles) if tiles else None,
         "cuda" if torch.cuda.is_available() else "cpu",
         space / "points",
+        next((cloud for cloud in clouds if cloud.is_file()), None),
         Tiles(sources) if sources else None,
         surroundings if surroundings.is_dir() else None,
     )

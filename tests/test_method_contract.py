@@ -17,8 +17,10 @@ import pytest
 import torch
 from duet import Film
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
 from loupe.camera import Camera
+from loupe.cloud import Cloud
 from loupe.codebook import NetworkConfig, VqVae
 from loupe.images import Pixels, to_uint8
 from loupe.method import DECODER, Method, Phase, Recipe, Setting, Window
@@ -94,7 +96,7 @@ def volsdf_mlp_recipe() -> dict[str, Any]:
 
 
 def vq_nerf_recipe() -> dict[str, Any]:
-    """With all that a field may have."""
+    """With all that a field may have, and a beginning on carved points."""
     joint = {
         "steps": 6,
         "codebook": CODEBOOK,
@@ -109,7 +111,8 @@ def vq_nerf_recipe() -> dict[str, Any]:
     appearance = {"levels": 2, "channels": 2, "table": 512, "base": 4, "finest": 8}
     background = {"samples": 4, "hidden": 8, "layers": 1}
     field = recipe["encoder"]["field"] | {"appearance": appearance, "background": background}
-    return recipe | {"method": "vq_nerf", "joint": joint, "encoder": recipe["encoder"] | {"field": field}}
+    encoder = {"field": field, "fit": recipe["encoder"]["fit"] | {"begin": 4, "points": 64}}
+    return recipe | {"method": "vq_nerf", "joint": joint, "encoder": encoder}
 
 
 RECIPES = {
@@ -176,7 +179,11 @@ def ball(folder: Path, kind: Kind) -> Setting:
     side = 0.7
     bounded = Space("bounded", (-side, -side, -side), (side, side, side))
     space = bounded if kind == "bounded" else forward_space(scene.cameras(scene.train, "low"), near=1.2)
-    return Setting(scene, space, Occupancy(torch.ones(8, 8, 8, dtype=torch.bool)), Tiles(folder))
+    cloud = folder / "points.ply"
+    on_ball = normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0))).numpy()
+    Cloud((RADIUS * on_ball).astype(np.float32), to_uint8(0.5 + 0.4 * on_ball)).save(cloud)
+    occupancy = Occupancy(torch.ones(8, 8, 8, dtype=torch.bool))
+    return Setting(scene, space, occupancy, Tiles(folder), cloud=cloud)
 
 
 CASES = [(name, phase, setting) for name in RECIPES for phase in get_args(Phase) for setting in SETTINGS[name]]

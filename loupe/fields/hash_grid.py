@@ -125,5 +125,6 @@ def _look_up(
 
 def _between(ends: Float[Tensor, "c 2 *more n"], share: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
     """Linear between the two ends, `share` of the way; and by how much they differ."""
-    change = ends[:, 1] - ends[:, 0]
-    return torch.addcmul(ends[:, 0], share, change), change
+    near, far = ends.unbind(1)
+    change = far - near
+    return torch.addcmul(near, share, change), change
