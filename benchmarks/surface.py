@@ -93,9 +93,11 @@ def seen(points: NDArray[np.float32], studio: Any, scene: Scene) -> NDArray[np.b
 def setting_of(capture: Path, folder: Path) -> Setting:
     """The capture's scene, carved by its masks, by the functions that the steps call."""
     scene, tiles = made(capture, folder)
-    space, occupancy, _ = carve_masks(scene, tiles, CarveConfig(), lambda _: None)
-    print(f"{len(scene.train)} training views of {SIDE}x{SIDE}; {occupancy.share:.1%} of the box occupied")
-    return Setting(scene, space, occupancy, tiles, device())
+    carved = carve_masks(scene, tiles, CarveConfig(), lambda _: None)
+    carved.save(folder)
+    print(f"{len(scene.train)} training views of {SIDE}x{SIDE}; {carved.occupancy.share:.1%} of the box occupied")
+    (cloud,) = (folder / "points").iterdir()
+    return Setting(scene, carved.space, carved.occupancy, tiles, device(), cloud=cloud)
 
 
 def trained(setting: Setting, folder: Path) -> SurfaceFit:
@@ -104,10 +106,10 @@ def trained(setting: Setting, folder: Path) -> SurfaceFit:
     torch.manual_seed(section.seed)
     surface = SurfaceFit(setting, "full", section.fit, section.field)
     took = seconds(lambda: fit(surface, seed=section.seed, resume=folder, configuration={}, report=lambda *_: None))
-    steps, rays = section.fit.steps, section.fit.rays
-    print(f"{RECIPE.stem}: {steps} steps of {rays} rays in {took:.0f} s, {steps * rays / took:,.0f} rays/s", end="")
+    begin, steps, rays = section.fit.begin, section.fit.steps, section.fit.rays
+    print(f"{RECIPE.stem}: {begin} steps on carved points, {steps} of {rays} rays, in {took:.0f} s ", end="")
     print(
-        f" on {torch.get_num_threads()} threads; the density's scale is {surface.progress()['scale']:.4f} of the box's"
+        f"on {torch.get_num_threads()} threads; the density's scale is {surface.progress()['scale']:.4f} of the box's"
     )
     return surface
 

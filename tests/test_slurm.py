@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 import toyproject
 from toyproject import EVERY, STEPS, Project, below, wait_for
+
+# SLURM may call a job ended a moment before the last process that it killed is gone; the next attempt comes later than
+# that, for Snakemake has to look, and to submit.
+GOING = 5.0
 
 
 def slurm_answers() -> bool:
@@ -58,13 +63,21 @@ def cancel(job: str) -> None:
 def interrupt(project: Project, rule: str, how: Callable[[str], None]) -> list[str]:
     """Interrupts the first job of the rule when it trains; the next one may train without rests.
 
-    Returns the command lines of its step's processes that are there when SLURM calls the job ended.
+    Returns the command lines of its step's processes that are still there `GOING` seconds after SLURM calls the job
+    ended.
     """
     wait_for(lambda: any(len(steps) > 2 for steps in project.trained(rule)))
     job = first_job(project, rule)["JobId"]
     how(job)
     project.order(rule, "train 0")
     wait_for(lambda: first_job(project, rule)["JobState"] not in ("RUNNING", "COMPLETING"))
+    end = time.monotonic() + GOING
+    while (left := steps_of(project, rule)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
+
+
+def steps_of(project: Project, rule: str) -> list[str]:
     return [line for line in below(project.root) if f"--key {rule.partition('@')[2]} " in line]
 
 
