@@ -142,7 +142,7 @@ class SurfaceFit:
 
     def losses(self, batch: SurfaceBatch | CarvedBatch, segment: Segment) -> dict[str, dict[str, Tensor]]:
         """VolSDF's: the absolute difference of the colours, and Eikonal. Noise behind the field and, where masks cut,
-        behind the photo leaves no background to hide a hole in."""
+        behind the photo leaves no background to hide a hole in. On points, `carved_terms`."""
         self.field.train()
         if isinstance(batch, CarvedBatch):
             return {"surface": carved_terms(self.field, batch)}
@@ -156,8 +156,8 @@ class SurfaceFit:
         return {"surface": {"colour": colour} | shape_terms(self.field, seen.gradient, batch.anywhere, self._config)}
 
     def after_step(self, segment: Segment, step: int) -> bool:
-        """Look again at which cells hold anything, now and then."""
-        if (step + 1) % self._config.refresh == 0:
+        """Look again at which cells hold anything, now and then; points ask for none."""
+        if segment.name != _CARVED and (step + 1) % self._config.refresh == 0:
             self.field.refresh()
         return False
 
@@ -175,16 +175,6 @@ class SurfaceFit:
         self._backdrop = state["backdrop"].to(self._setting.device)
         self.field.take({name: value for name, value in state.items() if name != "backdrop"})
 
-    @cached_property
-    def _carved(self) -> CarvedStart:
-        scene, file = self._setting.scene, self._setting.cloud
-        if file is None:
-            raise InputError(f"{scene.folder}: no points lie beside its space; run carve_space again")
-        cloud = Cloud.load(file)
-        if not len(cloud.xyz):
-            raise InputError(f"{file}: the carving found no surface to begin with; set encoder.fit.begin to 0")
-        return CarvedStart(self._setting.space, self._setting.occupancy, cloud, scene.cameras(scene.train, "low"))
-
     def render(self, camera: Camera, time: float, window: Window | None = None) -> Picture:
         """The view of `camera`, ray by ray, over the scene's backdrop or the training photos' mean colour."""
         view = look_through(self.field, "colour", camera, window)
@@ -198,6 +188,16 @@ class SurfaceFit:
     def normals(self, camera: Camera) -> Float[Tensor, "h w 3"]:
         """See `loupe.method.HasSurface`."""
         return look_through(self.field, "colour", camera).normals
+
+    @cached_property
+    def _carved(self) -> CarvedStart:
+        scene, file = self._setting.scene, self._setting.cloud
+        if file is None:
+            raise InputError(f"{scene.folder}: no points lie beside its space; run carve_space again")
+        cloud = Cloud.load(file)
+        if not len(cloud.xyz):
+            raise InputError(f"{file}: the carving found no surface to begin with; set encoder.fit.begin to 0")
+        return CarvedStart(self._setting.space, self._setting.occupancy, cloud, scene.cameras(scene.train, "low"))
 
 
 def make_field(setting: Setting, config: SurfaceConfig, codes: int = 0) -> SurfaceField:
